@@ -1,0 +1,96 @@
+"""The engine: READ COMMITTED, UTC, and a deadline on everything that talks to the server."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+
+class Database:
+    """One engine and the two ways to use it: `transaction()` to write, `reading()` to read."""
+
+    def __init__(
+        self,
+        url: URL,
+        *,
+        tls: ssl.SSLContext | None = None,
+        pool_size: int = 5,
+        connect_timeout_seconds: float = 5,
+        timeout_seconds: float = 15,
+    ) -> None:
+        self.timeout_seconds = timeout_seconds
+        self.engine = _create_engine(
+            url, tls=tls, pool_size=pool_size, connect_timeout_seconds=connect_timeout_seconds
+        )
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that commits at the end of the block and rolls back on any error.
+
+        Raises:
+            TimeoutError: connecting, the block and the commit took longer than `timeout_seconds`;
+                after a timeout whether it was committed is unknown.
+            sqlalchemy.exc.DBAPIError: what the driver said.
+        """
+        async with asyncio.timeout(self.timeout_seconds), self.engine.begin() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """A connection for reading, with the same deadline; nothing is committed."""
+        async with asyncio.timeout(self.timeout_seconds), self.engine.connect() as connection:
+            yield connection
+
+    async def dispose(self) -> None:
+        await self.engine.dispose()
+
+
+def _create_engine(
+    url: URL, *, tls: ssl.SSLContext | None, pool_size: int, connect_timeout_seconds: float
+) -> AsyncEngine:
+    if url.get_backend_name() == "sqlite":
+        engine = create_async_engine(
+            url, hide_parameters=True, connect_args={"timeout": 15, "isolation_level": None}
+        )
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        event.listen(engine.sync_engine, "begin", _begin_immediate)
+        return engine
+    arguments: dict[str, Any] = {
+        "connect_timeout": connect_timeout_seconds,
+        "init_command": "SET time_zone = '+00:00', "
+        "sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,ERROR_FOR_DIVISION_BY_ZERO'",
+    }
+    if tls is not None:
+        arguments["ssl"] = tls
+    return create_async_engine(
+        url,
+        # A row's parameters are a customer's data: never in an error's text, hence in no log.
+        hide_parameters=True,
+        isolation_level="READ COMMITTED",
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_recycle=1800,
+        connect_args=arguments,
+    )
+
+
+def _prepare_sqlite(connection: Any, _: ConnectionPoolEntry) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_immediate(connection: Any) -> None:
+    # A transaction that starts reading and then writes fails at once where another one wrote in
+    # between; taking the write lock first makes it wait instead.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

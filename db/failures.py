@@ -1,0 +1,50 @@
+"""What a database error means for whoever tries to commit."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+# MySQL and MariaDB error numbers: https://dev.mysql.com/doc/mysql-errors/en/server-error-reference.html
+DUPLICATE_ENTRY = 1062
+LOCK_WAIT_TIMEOUT = 1205
+DEADLOCK = 1213
+RECORD_CHANGED = 1020  # MariaDB 11.6+, where another transaction changed what was read
+# What a server says of data that it will never take, whoever sends it and how often.
+DATA_ERRORS = frozenset({1048, 1063, 1153, 1264, 1265, 1292, 1366, 1406, 3140, 3819, 4025})
+
+
+class Failure(Enum):
+    """RACE: try again at once. AWAY: try again when the server is well. DATA: never try again."""
+
+    RACE = auto()
+    AWAY = auto()
+    DATA = auto()
+
+
+def classify(error: Exception) -> Failure:
+    """What to do about an error from a transaction.
+
+    Everything unknown counts as AWAY: a message is kept and tried again rather than given up,
+    because giving up on the strength of a guess would lose it.
+    """
+    if not isinstance(error, DBAPIError):
+        return Failure.AWAY
+    code = error_number(error)
+    if code in {DUPLICATE_ENTRY, LOCK_WAIT_TIMEOUT, DEADLOCK, RECORD_CHANGED}:
+        return Failure.RACE
+    if code in DATA_ERRORS:
+        return Failure.DATA
+    if isinstance(error, IntegrityError):  # SQLite has no numbers
+        return Failure.RACE if "UNIQUE constraint" in str(error.orig) else Failure.DATA
+    if "database is locked" in str(error.orig):
+        return Failure.RACE
+    return Failure.AWAY
+
+
+def error_number(error: Exception) -> int | None:
+    """The server's error number, or None where it has none."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    arguments = getattr(original, "args", ())
+    return arguments[0] if arguments and isinstance(arguments[0], int) else None

@@ -1,0 +1,42 @@
+"""Statements on `orders`. Nothing here commits."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import func, insert, select, union_all
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlmodel import col
+
+from db.models import Order
+
+
+class TakenOrder(NamedTuple):
+    """What a stored order takes up: its id, its key, and its content's fingerprint."""
+
+    order_id: str
+    idempotency_key: str
+    fingerprint: bytes
+
+
+_TAKEN = (col(Order.order_id), col(Order.idempotency_key), col(Order.fingerprint))
+
+
+async def find_taken(
+    connection: AsyncConnection, *, idempotency_keys: Collection[str], order_ids: Collection[str]
+) -> list[TakenOrder]:
+    """Stored orders that have one of these keys or one of these ids; an order may come twice."""
+    by_key = select(*_TAKEN).where(col(Order.idempotency_key).in_(idempotency_keys))
+    by_id = select(*_TAKEN).where(col(Order.order_id).in_(order_ids))
+    rows = await connection.execute(union_all(by_key, by_id))
+    return [TakenOrder(*row) for row in rows]
+
+
+async def insert_orders(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert all rows in one statement, or none."""
+    await connection.execute(insert(Order), list(rows))
+
+
+async def count_orders(connection: AsyncConnection) -> int:
+    return (await connection.execute(select(func.count()).select_from(Order))).scalar_one()

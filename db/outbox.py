@@ -1,0 +1,181 @@
+"""Statements on `outbox`. Nothing here commits. Time is the database's clock throughout."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import delete, exists, func, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import aliased
+from sqlmodel import col
+
+from db.models import OutboxEvent
+from db.types import database_now
+
+
+class ClaimedEvent(NamedTuple):
+    """What is needed to publish an event, and how often that was tried before."""
+
+    id: int
+    event_id: str
+    event_type: str
+    exchange: str
+    routing_key: str
+    payload: bytes
+    content_type: str | None
+    correlation_id: str | None
+    headers: dict[str, Any]
+    created_at: Any
+    attempts: int
+
+
+class Backlog(NamedTuple):
+    """How much waits in the outbox; `oldest_pending_seconds` is 0 where nothing is pending."""
+
+    pending: int
+    parked: int
+    oldest_pending_seconds: float
+
+
+_CLAIMED = [getattr(OutboxEvent, name) for name in ClaimedEvent._fields]
+_WAITING = (col(OutboxEvent.published_at).is_(None), col(OutboxEvent.parked_at).is_(None))
+
+
+async def add_events(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert all rows in one statement, or none."""
+    await connection.execute(insert(OutboxEvent), list(rows))
+
+
+async def lock_claimable(connection: AsyncConnection, limit: int) -> list[ClaimedEvent]:
+    """Lock the oldest events that may be published now, passing over what others have locked.
+
+    Of one aggregate only the earliest unpublished event qualifies, parked ones included: that is
+    how events of one aggregate keep their order.
+    """
+    earlier = aliased(OutboxEvent)
+    blocked = exists().where(
+        col(earlier.aggregate_id) == col(OutboxEvent.aggregate_id),
+        col(earlier.aggregate_type) == col(OutboxEvent.aggregate_type),
+        col(earlier.published_at).is_(None),
+        col(earlier.id) < col(OutboxEvent.id),
+    )
+    due = or_(
+        col(OutboxEvent.available_at).is_(None), col(OutboxEvent.available_at) <= database_now()
+    )
+    free = or_(
+        col(OutboxEvent.lease_until).is_(None), col(OutboxEvent.lease_until) < database_now()
+    )
+    rows = await connection.execute(
+        select(*_CLAIMED)
+        .where(*_WAITING, due, free, ~blocked)
+        .order_by(col(OutboxEvent.id))
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return [ClaimedEvent(*row) for row in rows]
+
+
+async def lease(
+    connection: AsyncConnection, ids: Collection[int], *, token: str, seconds: float
+) -> None:
+    """Give these events to the holder of `token` for `seconds`; touches no indexed column."""
+    await connection.execute(
+        update(OutboxEvent)
+        .where(col(OutboxEvent.id).in_(ids))
+        .values(lease_token=token, lease_until=database_now(seconds))
+    )
+
+
+async def complete(connection: AsyncConnection, ids: Collection[int], *, token: str) -> int:
+    """Mark as published what `token` still holds; returns how many those were.
+
+    The token is the fence: a relay that overslept its lease changes nothing here.
+    """
+    result = await connection.execute(
+        update(OutboxEvent)
+        .where(col(OutboxEvent.id).in_(ids), col(OutboxEvent.lease_token) == token)
+        .values(published_at=database_now(), lease_token=None, lease_until=None)
+    )
+    return int(result.rowcount)
+
+
+async def release(connection: AsyncConnection, ids: Collection[int], *, token: str) -> None:
+    """Give back, untouched and at once, those of these events that `token` holds."""
+    await connection.execute(
+        update(OutboxEvent)
+        .where(col(OutboxEvent.id).in_(ids), col(OutboxEvent.lease_token) == token)
+        .values(lease_token=None, lease_until=None)
+    )
+
+
+async def retry_later(
+    connection: AsyncConnection, event_id: int, *, token: str, delay: timedelta, error: str
+) -> None:
+    """Count a failed attempt and keep the event back for `delay`."""
+    await connection.execute(
+        update(OutboxEvent)
+        .where(col(OutboxEvent.id) == event_id, col(OutboxEvent.lease_token) == token)
+        .values(
+            attempts=col(OutboxEvent.attempts) + 1,
+            available_at=database_now(delay.total_seconds()),
+            last_error=error,
+            lease_token=None,
+            lease_until=None,
+        )
+    )
+
+
+async def park(connection: AsyncConnection, event_id: int, *, token: str, error: str) -> None:
+    """Count the last attempt and set the event aside, with its reason, for an operator."""
+    await connection.execute(
+        update(OutboxEvent)
+        .where(col(OutboxEvent.id) == event_id, col(OutboxEvent.lease_token) == token)
+        .values(
+            attempts=col(OutboxEvent.attempts) + 1,
+            parked_at=database_now(),
+            last_error=error,
+            lease_token=None,
+            lease_until=None,
+        )
+    )
+
+
+async def measure_backlog(connection: AsyncConnection) -> Backlog:
+    """Count what waits and what is parked, and how long the oldest waiting event has waited."""
+    parked = col(OutboxEvent.parked_at)
+    rows = await connection.execute(
+        select(
+            parked.is_not(None), func.count(), func.min(col(OutboxEvent.created_at)), database_now()
+        )
+        .where(col(OutboxEvent.published_at).is_(None))
+        .group_by(parked.is_not(None))
+    )
+    counts = {bool(is_parked): (count, oldest, now) for is_parked, count, oldest, now in rows}
+    pending, oldest, now = counts.get(False, (0, None, None))
+    age = (now - oldest).total_seconds() if now and oldest else 0.0
+    return Backlog(pending, counts.get(True, (0, None, None))[0], max(age, 0.0))
+
+
+async def find_purgeable(
+    connection: AsyncConnection, *, retention: timedelta, limit: int
+) -> list[int]:
+    """Ids of events that were published longer ago than `retention`, oldest first."""
+    rows = await connection.execute(
+        select(col(OutboxEvent.id))
+        .where(col(OutboxEvent.published_at) < database_now(-retention.total_seconds()))
+        .order_by(col(OutboxEvent.published_at))
+        .limit(limit)
+    )
+    return [row_id for row_id in rows.scalars() if row_id is not None]
+
+
+async def delete_published(connection: AsyncConnection, ids: Collection[int]) -> int:
+    """Delete these events where they are published; returns how many that were."""
+    result = await connection.execute(
+        delete(OutboxEvent).where(
+            col(OutboxEvent.id).in_(ids), col(OutboxEvent.published_at).is_not(None)
+        )
+    )
+    return int(result.rowcount)

@@ -1,0 +1,48 @@
+"""The schema's version: what is in the database, what this code needs, and getting there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def needed_version() -> str:
+    """The revision this code was written for."""
+    version = ScriptDirectory(str(MIGRATIONS)).get_current_head()
+    if version is None:
+        raise LookupError(f"no migrations in {MIGRATIONS}")
+    return version
+
+
+async def current_version(connection: AsyncConnection) -> str | None:
+    """The revision in the database; None where it was never migrated."""
+    return await connection.run_sync(
+        lambda sync: MigrationContext.configure(sync).get_current_revision()
+    )
+
+
+def is_known(version: str) -> bool:
+    """Whether this code has a migration of that name; a newer code's it has not."""
+    return version in {
+        script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()
+    }
+
+
+async def upgrade(connection: AsyncConnection) -> None:
+    """Bring the schema to `needed_version()`. The caller commits."""
+    await connection.run_sync(_upgrade)
+
+
+def _upgrade(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

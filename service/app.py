@@ -1,0 +1,253 @@
+"""All wiring, once, for production and for tests. `app` is what `faststream run` runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from faststream.asgi import AsgiFastStream
+from faststream.rabbit import TestRabbitBroker
+from faststream.security import SASLPlaintext
+from faststream.specification import AsyncAPI
+from faststream.specification.schema import License
+from starlette.applications import Starlette
+from yarl import URL
+
+from service.broker import ServiceBroker
+from service.errors import ConfigurationError, SchemaBehindError
+from service.events import Events
+from service.health import Health
+from service.intake import Intake
+from service.publishing import ConfirmingPublisher, InProcessPublisher, Publisher
+from service.relay import Relay
+from service.settings import Settings, load_settings
+from service.storage import check_schema, migrate, open_database, wait_for_database
+from service.subscribers import incoming_queue, make_router
+from service.supervision import Supervisor
+from service.telemetry import Action, Metrics, configure_logging, log
+from service.topology import Topology
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+DESCRIPTION = """\
+Every OrderCreated message ends, exactly once in effect, as one stored order and one
+OrderProcessed, or as one dead letter with its reason and one OrderFailed; nothing is lost in
+between, whatever dies. Delivery is at least once: a repeated event has the same message id.
+"""
+
+
+class ServiceApp(AsgiFastStream):
+    """FastStream's ASGI application, with ordinary web routes beside it."""
+
+    service: Service
+    web: Starlette
+
+    async def not_found(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.web(scope, receive, send)
+
+
+class Service:
+    """The parts of one service process, wired."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.topology = Topology.of(settings)
+        self.metrics = Metrics()
+        self.supervisor = Supervisor()
+        self.database = open_database(settings)
+        self.broker = _make_broker(settings, self.topology)
+        self.relay = Relay(
+            self.database,
+            self._publisher(),
+            self.metrics,
+            batch_size=settings.relay_batch_size,
+            lease_seconds=settings.relay_lease_seconds,
+            poll_seconds=settings.relay_poll_seconds,
+            max_attempts=settings.relay_max_attempts,
+            retention=timedelta(hours=settings.outbox_retention_hours),
+            purge_interval_seconds=settings.purge_interval_seconds,
+            purge_batch_size=settings.purge_batch_size,
+        )
+        self.intake = Intake(
+            self.database,
+            Events(self.topology),
+            self.metrics,
+            batch_size=settings.intake_batch_size,
+            committed=self.relay.wake,
+        )
+        self.broker.include_router(
+            make_router(self.topology, self.intake, prefetch_count=settings.prefetch_count)
+        )
+        self.health = Health(
+            self.database,
+            self.relay,
+            self.supervisor,
+            self.metrics,
+            consumer=self.broker,
+            relay_stalled_seconds=settings.relay_poll_seconds + settings.db_timeout_seconds,
+        )
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Everything that runs beside the web server, from start to the end of draining."""
+        settings = self.settings
+        log(
+            Action.STARTING,
+            version=version("order-service"),
+            mode="embedded" if settings.embedded else "servers",
+            database=settings.database_name,
+            broker=settings.broker_name,
+        )
+        for warning in settings.warnings():
+            log(Action.CONFIGURATION, 30, warning=warning)
+        if settings.embedded_database:
+            await migrate(self.database)
+        else:
+            await self._refuse_old_schema()
+        self.supervisor.start("intake", self.intake.run)
+        self.supervisor.start("relay", self._relay)
+        try:
+            if settings.embedded_broker:
+                async with TestRabbitBroker(self.broker, connect_only=True):
+                    self.broker.consuming = True
+                    yield
+            else:
+                self.supervisor.start("consumer", self._consume)
+                yield
+        finally:
+            self.relay.stop()
+            await self.supervisor.stop("relay", grace_seconds=settings.shutdown_timeout_seconds)
+            await self.supervisor.stop("intake")
+            await self.database.dispose()
+            log(Action.STOPPED)
+
+    async def stop_consuming(self) -> None:
+        """At shutdown, before anything else stops: finish what was taken in, take in no more."""
+        await self.supervisor.stop("consumer")
+        if self.intake.away_since is not None:
+            self.intake.abandon()
+        if not self.settings.embedded_broker:
+            await self.broker.drain()
+
+    def _publisher(self) -> Publisher:
+        settings = self.settings
+        if settings.embedded_broker:
+            return InProcessPublisher(self.broker)
+        return ConfirmingPublisher(
+            _broker_url(settings, "orders relay"),
+            self.topology,
+            tls=settings.broker_tls(),
+            connect_timeout_seconds=settings.mq_connect_timeout_seconds,
+            heartbeat_seconds=settings.mq_heartbeat_seconds,
+            publish_timeout_seconds=settings.publish_timeout_seconds,
+        )
+
+    async def _consume(self) -> None:
+        await self.broker.attend(prepare=self._prepare, trouble=self._trouble)
+
+    async def _relay(self) -> None:
+        await self._database_ready()
+        await self.relay.run()
+
+    async def _prepare(self) -> None:
+        await self._database_ready()
+        self.intake.resume()
+
+    async def _database_ready(self) -> None:
+        try:
+            await wait_for_database(self.database, self.settings.database_name)
+        except SchemaBehindError as error:
+            log(Action.SCHEMA_BEHIND, 50, why=str(error))
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.Event().wait()
+
+    def _trouble(self) -> str | None:
+        away = self.intake.away_since
+        if away is None or time.monotonic() - away < self.settings.outage_hold_seconds:
+            return None
+        # The broker keeps the messages meanwhile. Held here for longer, they would be taken from us
+        # after 30 minutes, each time counting towards the delivery limit.
+        self.intake.abandon()
+        return "the database is away"
+
+    async def _refuse_old_schema(self) -> None:
+        """Where the database answers at start, an old schema ends the start."""
+        try:
+            await check_schema(self.database)
+        except SchemaBehindError as error:
+            raise SystemExit(f"The service cannot start: {error}.") from None
+        except Exception:  # noqa: BLE001 - away: waited for, and told of, once we run
+            return
+
+
+def create_app(settings: Settings) -> ServiceApp:
+    """The application: subscribers, relay, probes, documents. Nothing is connected before it runs.
+
+    `app.service` has its parts. Run it with `faststream run`, or in a test with
+    `async with TestApp(app)`.
+    """
+    service = Service(settings)
+    app = ServiceApp(
+        service.broker,
+        lifespan=service.lifespan,
+        on_shutdown=[service.stop_consuming],
+        logger=None,
+        specification=AsyncAPI(
+            title="Order service",
+            version=version("order-service"),
+            description=DESCRIPTION,
+            license=License(name="Apache-2.0", url="https://www.apache.org/licenses/LICENSE-2.0"),
+        ),
+    )
+    app.service = service
+    app.web = Starlette(routes=[*service.health.routes()])
+    return app
+
+
+def _make_broker(settings: Settings, topology: Topology) -> ServiceBroker:
+    url = URL(settings.broker)
+    return ServiceBroker(
+        _broker_url(settings, "orders consumer"),
+        broker_name=settings.broker_name,
+        incoming=incoming_queue(topology),
+        topology=topology,
+        connect_timeout_seconds=settings.mq_connect_timeout_seconds,
+        stop_timeout_seconds=settings.shutdown_timeout_seconds,
+        security=SASLPlaintext(
+            username=url.user or "guest",
+            password=url.password or "guest",
+            ssl_context=settings.broker_tls(),
+            use_ssl=url.scheme == "amqps",
+        ),
+        # Written out, or this deployment's address would stand in the contract.
+        specification_url="amqp://rabbitmq:5672/",
+        protocol="amqp",
+        description="RabbitMQ. In production over TLS (amqps), with a user for this service alone.",
+    )
+
+
+def _broker_url(settings: Settings, name: str) -> str:
+    return str(
+        URL(settings.broker).update_query(heartbeat=str(settings.mq_heartbeat_seconds), name=name)
+    )
+
+
+def __getattr__(name: str) -> Any:
+    """`app`, made when it is asked for: importing this module reads no environment."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        settings = load_settings()
+    except ConfigurationError as error:
+        raise SystemExit(str(error)) from None
+    configure_logging(settings.log_level, settings.log_format)
+    globals()["app"] = create_app(settings)
+    return globals()["app"]

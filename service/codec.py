@@ -1,0 +1,121 @@
+"""Bytes to strict JSON, and an order to its fingerprint.
+
+Strict means: UTF-8 without a mark, no duplicate keys, no NaN or Infinity, no lone surrogates, at
+most 32 levels, at most 256 KiB. Numbers come out as int or Decimal, exact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from decimal import Decimal, InvalidOperation
+from typing import Any, NoReturn
+
+from service.contracts import MAX_BODY_BYTES, MAX_DEPTH, FailureReason, OrderCreated
+from service.errors import Refusal
+
+
+def decode(body: bytes, content_encoding: str | None = None) -> Any:
+    """The JSON value that `body` holds.
+
+    Raises:
+        Refusal: with the reason and a description that quotes nothing of the body.
+    """
+    if content_encoding:
+        raise Refusal(
+            FailureReason.UNSUPPORTED_ENCODING,
+            "content-encoding: must be absent; send the JSON as it is",
+        )
+    if len(body) > MAX_BODY_BYTES:
+        raise Refusal(
+            FailureReason.PAYLOAD_TOO_LARGE,
+            f"body: {len(body)} bytes, at most {MAX_BODY_BYTES} are read",
+        )
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        _refuse(f"body: not UTF-8 at byte {error.start}")
+    try:
+        value = _DECODER.decode(text)
+    except json.JSONDecodeError as error:
+        _refuse(f"body: not JSON at line {error.lineno}, column {error.colno}")
+    except RecursionError:
+        _refuse(f"body: nested deeper than {MAX_DEPTH} levels")
+    except (InvalidOperation, ValueError):
+        _refuse("body: a number with more digits than can be read")
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
+        _refuse(f"body: nested deeper than {MAX_DEPTH} levels")
+    if b"\\u" in body and _has_lone_surrogate(value):
+        _refuse("body: a lone surrogate, which is no Unicode character")
+    return value
+
+
+def fingerprint(order: OrderCreated) -> bytes:
+    """SHA-256 of the order's content: 32 bytes, equal for equal orders however they were written.
+
+    Field order, unknown fields and trailing zeros do not count; everything else does.
+    """
+    canonical = [
+        order.order_id,
+        order.user_id,
+        canonical_decimal(order.total_amount),
+        [[item.sku, item.quantity, canonical_decimal(item.unit_price)] for item in order.items],
+    ]
+    text = json.dumps(canonical, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).digest()
+
+
+def canonical_decimal(value: Decimal) -> str:
+    """One text for one number, exact at any length.
+
+    99.9, 99.90 and 999E-1 are all `999e-1`; 0, 0.00 and -0 are all `0`.
+    """
+    sign, digits, exponent = value.as_tuple()
+    text = "".join(map(str, digits)).lstrip("0")
+    stripped = text.rstrip("0")
+    if not stripped:
+        return "0"
+    return f"{'-' if sign else ''}{stripped}e{int(exponent) + len(text) - len(stripped)}"
+
+
+def _refuse(details: str) -> NoReturn:
+    raise Refusal(FailureReason.INVALID_JSON, details) from None
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        _refuse("body: an object names the same key twice")
+    return found
+
+
+def _no_constant(_: str) -> NoReturn:
+    _refuse("body: NaN and Infinity are not JSON")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique_keys, parse_float=Decimal, parse_constant=_no_constant
+)
+
+
+def _deeper_than(value: Any, levels: int) -> bool:
+    """Whether arrays and objects stand within each other more than `levels` deep."""
+    layer = [value]
+    for _ in range(levels):
+        layer = [child for container in layer for child in _children(container)]
+    return any(isinstance(value, (dict, list)) for value in layer)
+
+
+def _children(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _has_lone_surrogate(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return True
+    return False

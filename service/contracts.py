@@ -1,0 +1,234 @@
+"""The messages on the wire, in and out: shapes, units and rules, and nothing else.
+
+These models are the contract: `asyncapi.yaml` is generated from them.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StrictInt,
+    StrictStr,
+    WithJsonSchema,
+)
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+MAX_BODY_BYTES = 256 * 1024
+MAX_DEPTH = 32
+# DECIMAL(10,2) in the database.
+MAX_TOTAL = Decimal("99999999.99")
+MAX_DECIMALS = 2
+# The largest integer that a JSON column keeps exactly on every supported database.
+MAX_QUANTITY = 2**63 - 1
+DECIMAL_TEXT = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", re.ASCII)
+
+
+class FailureReason(StrEnum):
+    """Why a message became a dead letter instead of an order."""
+
+    INVALID_JSON = "INVALID_JSON"
+    INVALID_PAYLOAD = "INVALID_PAYLOAD"
+    PAYLOAD_TOO_LARGE = "PAYLOAD_TOO_LARGE"
+    UNSUPPORTED_ENCODING = "UNSUPPORTED_ENCODING"
+    IDEMPOTENCY_CONFLICT = "IDEMPOTENCY_CONFLICT"
+    ORDER_ID_CONFLICT = "ORDER_ID_CONFLICT"
+
+
+def exact_decimal(value: Any) -> Decimal:
+    """A JSON number or a plain decimal string as an exact Decimal; never through a float.
+
+    The codec hands numbers over as int or Decimal, so a float here is somebody's Python literal
+    and its shortest text is what was meant.
+    """
+    if isinstance(value, bool):
+        raise PydanticCustomError("decimal_type", "Input should be a number or a decimal string")
+    if isinstance(value, Decimal) and value.is_finite():
+        return value
+    if isinstance(value, int):
+        return Decimal(value)
+    text = repr(value) if isinstance(value, float) else value
+    if isinstance(text, str) and DECIMAL_TEXT.fullmatch(text):
+        return Decimal(text)
+    raise PydanticCustomError("decimal_type", "Input should be a number or a decimal string")
+
+
+def _at_most_two_decimals(value: Decimal) -> Decimal:
+    _, digits, exponent = value.as_tuple()
+    surplus = -int(exponent) - MAX_DECIMALS
+    if surplus > 0 and any(digits[-surplus:]):
+        raise PydanticCustomError("decimal_places", "Input should have at most 2 decimals")
+    return value
+
+
+def _decimal_schema(description: str, examples: list[Any], **bounds: Any) -> WithJsonSchema:
+    return WithJsonSchema(
+        {
+            "description": description,
+            "anyOf": [
+                {"type": "number", **bounds},
+                {"type": "string", "pattern": f"^{DECIMAL_TEXT.pattern}$"},
+            ],
+            "examples": examples,
+        }
+    )
+
+
+Identifier = Annotated[StrictStr, Field(pattern=r"^[!-~]{1,255}$", max_length=255)]
+TotalAmount = Annotated[
+    Decimal,
+    BeforeValidator(exact_decimal),
+    Field(gt=0, le=MAX_TOTAL),
+    BeforeValidator(lambda value: _at_most_two_decimals(exact_decimal(value))),
+    _decimal_schema(
+        "What the order costs, in units of its currency: more than 0, at most 99999999.99, "
+        "at most 2 decimals. A JSON number or a decimal string, kept exactly.",
+        [99.99, "99.90"],
+        exclusiveMinimum=0,
+        maximum=99999999.99,
+    ),
+]
+UnitPrice = Annotated[
+    Decimal,
+    BeforeValidator(exact_decimal),
+    Field(ge=0),
+    _decimal_schema(
+        "Price of one unit, in units of the order's currency: 0 or more. "
+        "A JSON number or a decimal string, kept exactly.",
+        [2.55, "16.65"],
+        minimum=0,
+    ),
+]
+
+
+class _Incoming(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+
+class OrderItem(_Incoming):
+    """One line of an order. Fields the contract does not know are ignored."""
+
+    sku: StrictStr = Field(description="Stock keeping unit: any text.", examples=["85123A"])
+    quantity: StrictInt = Field(
+        ge=1, le=MAX_QUANTITY, description="How many units, at least 1.", examples=[6]
+    )
+    unit_price: UnitPrice
+
+
+class OrderCreated(_Incoming):
+    """An order was placed somewhere; this service is asked to process it, once in effect.
+
+    Identifiers compare byte for byte. Fields the contract does not know are ignored, at any level.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "orderId": "order-101",
+                    "userId": "user-456",
+                    "totalAmount": 99.99,
+                    "idempotencyKey": "unique-key-001",
+                    "items": [],
+                },
+                {
+                    "orderId": "536365",
+                    "userId": "17850",
+                    "totalAmount": "15.30",
+                    "idempotencyKey": "online-retail-536365",
+                    "items": [{"sku": "85123A", "quantity": 6, "unitPrice": "2.55"}],
+                },
+            ]
+        }
+    )
+
+    order_id: Identifier = Field(
+        description="Names the order for ever: 1 to 255 printable ASCII characters, no spaces.",
+        examples=["order-101"],
+    )
+    user_id: Identifier = Field(
+        description="Who placed it: 1 to 255 printable ASCII characters, no spaces.",
+        examples=["user-456"],
+    )
+    total_amount: TotalAmount
+    idempotency_key: Identifier = Field(
+        description=(
+            "The same key and the same content again has no effect; the same key with other "
+            "content is refused. 1 to 255 printable ASCII characters, no spaces."
+        ),
+        examples=["unique-key-001"],
+    )
+    items: tuple[OrderItem, ...] = Field(
+        description="The lines of the order; required, may be empty."
+    )
+
+
+class _Outgoing(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, frozen=True)
+
+
+def _utc_text(moment: datetime) -> str:
+    """2026-01-31T12:00:00.000000Z: UTC, always with microseconds."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+Timestamp = Annotated[
+    datetime,
+    PlainSerializer(_utc_text, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+
+
+class OrderProcessed(_Outgoing):
+    """The order is stored; this event is published at least once, with one id for ever."""
+
+    order_id: str = Field(description="The order's own id.", examples=["order-101"])
+    idempotency_key: str = Field(
+        description="The key the order was accepted under.", examples=["unique-key-001"]
+    )
+    status: Literal["PROCESSED"] = Field(
+        "PROCESSED", description="What became of the order.", examples=["PROCESSED"]
+    )
+    processing_timestamp: Timestamp = Field(
+        description="When it was processed: UTC, RFC 3339, microseconds.",
+        examples=["2026-01-31T12:00:00.000000Z"],
+    )
+
+
+class OrderFailed(_Outgoing):
+    """A message could not become an order; it was kept as a dead letter with the same reason."""
+
+    order_id: str = Field(
+        description="The order's id; UNKNOWN where the message does not say one that is valid.",
+        examples=["order-101", "UNKNOWN"],
+    )
+    reason: FailureReason = Field(
+        description=(
+            "INVALID_JSON: not strict UTF-8 JSON. INVALID_PAYLOAD: JSON, not an OrderCreated. "
+            "PAYLOAD_TOO_LARGE: over 256 KiB. UNSUPPORTED_ENCODING: has a content-encoding. "
+            "IDEMPOTENCY_CONFLICT: the key was used with other content. "
+            "ORDER_ID_CONFLICT: the order id was used under another key."
+        ),
+        examples=["INVALID_PAYLOAD"],
+    )
+    error_details: str = Field(
+        description="Names the field and the rule, never the value.",
+        examples=["totalAmount: Input should be greater than 0"],
+    )

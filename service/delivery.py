@@ -1,0 +1,163 @@
+"""One delivery of a message as the broker handed it over: body, properties, and which it is."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import struct
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Protocol
+
+import pamqp.encode
+
+# A fresh delivery's word that it is the first one is believed this long. A process that was stopped
+# longer has lost its link (the broker ends it after two missed heartbeats of 10 s), so the message
+# may have been delivered to somebody else since.
+FRESH_SECONDS = 10.0
+
+# Headers the broker adds to a delivery; a redelivery has other values in them.
+BROKER_HEADERS = frozenset(
+    {"x-delivery-count", "x-acquired-count", "x-death", "x-first-death-exchange"}
+    | {"x-first-death-queue", "x-first-death-reason", "x-last-death-exchange"}
+    | {"x-last-death-queue", "x-last-death-reason"}
+)
+# Headers by which a sender makes the broker route a message to queues of the sender's choice: a
+# copy that we publish carries them under another name.
+ROUTING_HEADERS = frozenset({"cc", "bcc"})
+# All headers of a message share one frame (128 KiB at most by default) with its other properties.
+MAX_HEADER_BYTES = 96 * 1024
+
+# https://www.w3.org/TR/trace-context/#traceparent-header
+MAX_TRACESTATE = 512
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
+_PROPERTIES = (
+    *("content_type", "content_encoding", "delivery_mode", "priority", "correlation_id"),
+    *("reply_to", "expiration", "message_id", "timestamp", "type", "user_id", "app_id"),
+)
+
+
+class RawMessage(Protocol):
+    """The part of an AMQP message that is read here."""
+
+    body: bytes
+    headers: Any
+    content_type: str | None
+    content_encoding: str | None
+    correlation_id: str | None
+    message_id: str | None
+    redelivered: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message as it came, with what tells a redelivery from a second, identical message."""
+
+    raw: RawMessage
+    queue: str
+    received_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    _received: float = field(default_factory=time.monotonic)
+
+    @property
+    def body(self) -> bytes:
+        return self.raw.body
+
+    @property
+    def first(self) -> bool:
+        """Whether this is surely the first time that this message was delivered to anybody."""
+        return not self.raw.redelivered and time.monotonic() - self._received < FRESH_SECONDS
+
+    @property
+    def correlation_id(self) -> str | None:
+        return self.raw.correlation_id or self.raw.message_id
+
+    @property
+    def trace(self) -> dict[str, str]:
+        """The W3C trace context headers the producer sent, where they are well-formed."""
+        parent = self.raw.headers.get("traceparent")
+        if not isinstance(parent, str) or not _TRACEPARENT.fullmatch(parent):
+            return {}
+        state = self.raw.headers.get("tracestate")
+        usable = isinstance(state, str) and state.isascii() and len(state) <= MAX_TRACESTATE
+        return {"traceparent": parent} | ({"tracestate": state} if usable else {})
+
+    def digest(self) -> bytes:
+        """SHA-256 of the body and the sender's properties: 32 bytes, the same when redelivered."""
+        described = json.dumps([self.properties(), self.headers()], sort_keys=True)
+        return hashlib.sha256(described.encode() + b"\x00" + self.body).digest()
+
+    def properties(self) -> dict[str, Any]:
+        """The sender's AMQP properties as JSON, those that were set."""
+        found = {name: getattr(self.raw, name, None) for name in _PROPERTIES}
+        return {name: to_json(value) for name, value in found.items() if value is not None}
+
+    def headers(self) -> dict[str, Any]:
+        """The sender's headers as JSON, without what the broker added."""
+        sent = self.raw.headers.items()
+        return {key: to_json(value) for key, value in sent if key not in BROKER_HEADERS}
+
+    def headers_to_publish(self) -> dict[str, Any]:
+        """The sender's headers as JSON, fit to be published by us: none that routes, and no more
+        than fit into one frame."""
+        headers = {
+            f"x-original-{key}" if key.lower() in ROUTING_HEADERS else key: value
+            for key, value in self.headers().items()
+        }
+        if message_id := self.raw.message_id:
+            headers["x-original-message-id"] = message_id
+        try:
+            size = len(pamqp.encode.field_table(from_json(headers)))
+        except (TypeError, ValueError, struct.error):
+            size = None
+        if size is None or size > MAX_HEADER_BYTES:
+            return {"x-original-headers": "kept in the database only: too large or not encodable"}
+        return headers
+
+
+def to_json(value: Any) -> Any:
+    """An AMQP field value as JSON. What JSON has no type for becomes `{"$type": text}`."""
+    match value:
+        case None | bool() | str():
+            return value
+        case int():
+            return value if -(2**63) <= value < 2**63 else {"$int": str(value)}
+        case float():
+            return {"$float": value.hex()}
+        case Decimal():
+            return {"$decimal": str(value)}
+        case bytes() | bytearray():
+            return {"$bytes": base64.b64encode(value).decode("ascii")}
+        case datetime():
+            return {"$timestamp": value.astimezone(UTC).isoformat()}
+        case Mapping():
+            return {str(key): to_json(each) for key, each in value.items()}
+        case list() | tuple():
+            return [to_json(each) for each in value]
+        case _:
+            return {"$text": str(type(value).__name__)}
+
+
+def from_json(value: Any) -> Any:
+    """The AMQP field value that `to_json` described."""
+    match value:
+        case {"$int": text}:
+            return int(text)
+        case {"$float": text}:
+            return float.fromhex(text)
+        case {"$decimal": text}:
+            return Decimal(text)
+        case {"$bytes": text}:
+            return base64.b64decode(text)
+        case {"$timestamp": text}:
+            return datetime.fromisoformat(text)
+        case dict():
+            return {key: from_json(each) for key, each in value.items()}
+        case list():
+            return [from_json(each) for each in value]
+        case _:
+            return value

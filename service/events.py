@@ -1,0 +1,154 @@
+"""Decisions to rows: what is stored of an order or a dead letter, and what is to be published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import uuid_utils
+from pydantic import BaseModel
+
+from service.contracts import OrderFailed, OrderProcessed
+from service.delivery import Delivery
+from service.orders import Candidate, Refused
+from service.topology import Topology
+
+SOURCE = "/order-service"
+UNKNOWN_ORDER = "UNKNOWN"
+MAX_DETAILS = 1000
+
+Row = dict[str, Any]
+
+
+def new_id() -> str:
+    """A UUIDv7 (RFC 9562): unique, and sorted by the time it was made."""
+    return str(uuid_utils.uuid7())
+
+
+def order_row(candidate: Candidate, now: datetime) -> Row:
+    order = candidate.order
+    return {
+        "order_id": order.order_id,
+        "user_id": order.user_id,
+        "total_amount": order.total_amount,
+        "status": "PROCESSED",
+        "idempotency_key": order.idempotency_key,
+        "fingerprint": candidate.fingerprint,
+        "items": [
+            {"sku": item.sku, "quantity": item.quantity, "unitPrice": str(item.unit_price)}
+            for item in order.items
+        ],
+        "created_at": now,
+        "updated_at": now,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Makes outbox rows for one topology."""
+
+    topology: Topology
+
+    def processed(self, candidate: Candidate, now: datetime) -> Row:
+        order = candidate.order
+        event = OrderProcessed(
+            order_id=order.order_id,
+            idempotency_key=order.idempotency_key,
+            processing_timestamp=now,
+        )
+        return self._event(
+            event,
+            routing_key=self.topology.processed_key,
+            aggregate=("order", order.order_id),
+            delivery=candidate.delivery,
+            now=now,
+        )
+
+    def failed(self, refused: Refused, dead_letter_id: str, now: datetime) -> Row:
+        event = OrderFailed(
+            order_id=refused.order_id or UNKNOWN_ORDER,
+            reason=refused.refusal.reason,
+            error_details=refused.refusal.details[:MAX_DETAILS],
+        )
+        # A conflict belongs to its order and follows that order's events; an unreadable message
+        # is an aggregate of its own, so that a flood of them waits for nobody.
+        known = refused.order_id is not None
+        return self._event(
+            event,
+            routing_key=self.topology.failed_key,
+            aggregate=("order", str(refused.order_id)) if known else ("failure", dead_letter_id),
+            delivery=refused.delivery,
+            now=now,
+        )
+
+    def dead_letter(self, refused: Refused, dead_letter_id: str) -> Row:
+        """The copy for the dead-letter queue: the original body and headers, and why."""
+        delivery = refused.delivery
+        return {
+            "event_id": dead_letter_id,
+            "event_type": "DeadLetter",
+            "aggregate_type": "dead_letter",
+            "aggregate_id": dead_letter_id,
+            "exchange": self.topology.exchange,
+            "routing_key": self.topology.dead_letter_key,
+            "payload": delivery.body,
+            "content_type": delivery.raw.content_type,
+            "correlation_id": delivery.correlation_id,
+            "headers": {
+                **delivery.headers_to_publish(),
+                "x-failure-reason": str(refused.refusal.reason),
+                "x-failure-details": refused.refusal.details[:MAX_DETAILS],
+                "x-original-queue": delivery.queue,
+                "x-received-at": delivery.received_at.isoformat(),
+            },
+        }
+
+    def _event(
+        self,
+        event: BaseModel,
+        *,
+        routing_key: str,
+        aggregate: tuple[str, str],
+        delivery: Delivery,
+        now: datetime,
+    ) -> Row:
+        event_id, event_type = new_id(), type(event).__name__
+        return {
+            "event_id": event_id,
+            "event_type": event_type,
+            "aggregate_type": aggregate[0],
+            "aggregate_id": aggregate[1],
+            "exchange": self.topology.exchange,
+            "routing_key": routing_key,
+            "payload": event.model_dump_json(by_alias=True).encode(),
+            "content_type": "application/json",
+            "correlation_id": delivery.correlation_id or event_id,
+            "headers": {
+                # CloudEvents 1.0, AMQP protocol binding, binary content mode.
+                "cloudEvents:specversion": "1.0",
+                "cloudEvents:id": event_id,
+                "cloudEvents:source": SOURCE,
+                "cloudEvents:type": event_type,
+                "cloudEvents:subject": aggregate[1],
+                "cloudEvents:time": now.isoformat(),
+                **delivery.trace,
+            },
+        }
+
+
+def dead_letter_row(refused: Refused, dead_letter_id: str, digest: bytes, occurrence: int) -> Row:
+    delivery = refused.delivery
+    return {
+        "dead_letter_id": dead_letter_id,
+        "message_digest": digest,
+        "occurrence": occurrence,
+        "order_id": refused.order_id,
+        "reason": str(refused.refusal.reason),
+        "details": refused.refusal.details[:MAX_DETAILS],
+        "queue": delivery.queue,
+        "body": delivery.body,
+        "headers": delivery.headers(),
+        "properties": delivery.properties(),
+        "received_at": delivery.received_at,
+    }

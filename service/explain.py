@@ -1,0 +1,101 @@
+"""What a driver's error means, in words an operator can act on; never a payload value in them."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+
+from aiormq.exceptions import (
+    AuthenticationError,
+    ChannelAccessRefused,
+    ChannelNotFoundEntity,
+    ConnectionClosed,
+    ProbableAuthenticationError,
+)
+
+from db.failures import error_number
+
+# https://dev.mysql.com/doc/mysql-errors/en/ (1000-1999 and 3000 up: server, 2000-2999: client)
+_DATABASE = {
+    1040: "it has no connection left (max_connections)",
+    1203: "the user has no connection left (max_user_connections)",
+    1044: "the user has no rights on this database (DB_USER, DB_NAME)",
+    1045: "it refused the login: wrong user or password (DB_USER, DB_PASSWORD)",
+    1049: "the database does not exist: create it, or correct DB_NAME",
+    1053: "it is shutting down",
+    1054: "a column is missing: run `orders migrate`",
+    1114: "a table is full: the disk may be",
+    1021: "its disk is full",
+    1130: "it does not let this host in",
+    1142: "the user has no right to do this",
+    1146: "a table is missing: run `orders migrate`",
+    1290: "it is read-only",
+    1836: "it is read-only",
+    1927: "the link was killed",
+    2006: "the link was lost",
+    2013: "the link was lost",
+    2055: "the link was lost",
+    3159: "it requires TLS (DB_TLS)",
+    4031: "it closed an idle link",
+}
+
+
+def explain_database(error: BaseException) -> str:
+    """Why the database cannot be used, in a sentence without its subject."""
+    for cause in _causes(error):
+        if (words := _network(cause)) is not None:
+            return words
+        if isinstance(cause, Exception) and (number := error_number(cause)) is not None:
+            if number == 2003:  # noqa: PLR2004 - "can't connect": its own cause says why
+                continue
+            return _DATABASE.get(number, f"it answered with error {number}")
+    text = str(error)
+    if "Can't connect" in text:
+        return "nobody answers there: is it up, and are host and port right?"
+    return type(error).__name__
+
+
+def explain_broker(error: BaseException) -> str:
+    """Why the broker cannot be used, in a sentence without its subject."""
+    for cause in _causes(error):
+        if isinstance(cause, (ProbableAuthenticationError, AuthenticationError)):
+            return "it refused the login: wrong user or password (MQ_USER, MQ_PASSWORD)"
+        if isinstance(cause, ConnectionClosed):
+            text = str(cause)
+            if "vhost" in text and "not found" in text:
+                return "the vhost does not exist: create it, or correct MQ_VHOST"
+            if "vhost" in text and "refused" in text:
+                return "the user may not use this vhost (MQ_USER, MQ_VHOST)"
+            return f"it closed the link: {text}"
+        if isinstance(cause, (ChannelAccessRefused, ChannelNotFoundEntity)):
+            return f"it refused: {cause}"
+        if (words := _network(cause)) is not None:
+            return words
+    return f"{type(error).__name__}: {error}"
+
+
+def _network(cause: BaseException) -> str | None:
+    if isinstance(cause, TimeoutError):
+        return "it did not answer in time"
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate cannot be trusted: {cause.verify_message}"
+    if isinstance(cause, ssl.SSLError):
+        return f"TLS failed: {cause.reason}"
+    if isinstance(cause, socket.gaierror):
+        return "its host name is unknown"
+    if isinstance(cause, ConnectionRefusedError):
+        return "nobody listens there: is it up, and are host and port right?"
+    if isinstance(cause, ConnectionError):
+        return "the link was lost"
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it was raised from, outermost first."""
+    current: BaseException | None = error
+    seen = set[int]()
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = getattr(current, "orig", None) or current.__cause__ or current.__context__

@@ -1,0 +1,143 @@
+"""The probes: what they say was asked of the real things a moment ago, never assumed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from db import outbox
+from db.engine import Database
+from service.broker import ServiceBroker
+from service.relay import Relay
+from service.supervision import Supervisor
+from service.telemetry import Metrics
+
+# An answer is shared by whoever asks within this time: a probe must not become a load.
+SHARED_SECONDS = 1.0
+DATABASE_ANSWER_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found; `backlog` is None where the database did not answer."""
+
+    backlog: outbox.Backlog | None
+    consuming: bool
+    relay_alive: bool
+    asked_at: float
+
+    @property
+    def database_up(self) -> bool:
+        return self.backlog is not None
+
+    @property
+    def ready(self) -> bool:
+        return self.database_up and self.consuming and self.relay_alive
+
+
+class Health:
+    """Asks the database, the consumer and the relay, and answers over HTTP."""
+
+    def __init__(
+        self,
+        database: Database,
+        relay: Relay,
+        supervisor: Supervisor,
+        metrics: Metrics,
+        *,
+        consumer: ServiceBroker,
+        relay_stalled_seconds: float,
+    ) -> None:
+        self._database = database
+        self._relay = relay
+        self._supervisor = supervisor
+        self._metrics = metrics
+        self._consumer = consumer
+        self._relay_stalled_seconds = relay_stalled_seconds
+        self._last: Report | None = None
+        self._asking = asyncio.Lock()
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/health", self.health),
+            Route("/health/live", self.live),
+            Route("/health/ready", self.ready),
+            Route("/metrics", self.metrics),
+        ]
+
+    async def report(self) -> Report:
+        """A report at most a second old."""
+        async with self._asking:
+            if self._last is None or time.monotonic() - self._last.asked_at > SHARED_SECONDS:
+                self._last = Report(
+                    backlog=await self._measure(),
+                    consuming=self._consumer.consuming,
+                    relay_alive=self._relay_alive(),
+                    asked_at=time.monotonic(),
+                )
+            return self._last
+
+    async def health(self, _: Request) -> Response:
+        report = await self.report()
+        backlog = report.backlog
+        ok = report.database_up and report.consuming
+        body: dict[str, Any] = {
+            "status": "OK" if ok else "DEGRADED",
+            "db": "connected" if report.database_up else "disconnected",
+            "mq": "connected" if report.consuming else "disconnected",
+        }
+        if backlog is not None:
+            body["outbox"] = {
+                "pending": backlog.pending,
+                "parked": backlog.parked,
+                "oldestPendingSeconds": round(backlog.oldest_pending_seconds, 3),
+            }
+        return JSONResponse(body, 200 if ok else 503)
+
+    async def ready(self, _: Request) -> Response:
+        report = await self.report()
+        checks = {
+            "broker": "consuming" if report.consuming else "not consuming",
+            "database": "answering" if report.database_up else "not answering",
+            "relay": "alive" if report.relay_alive else "stalled",
+        }
+        return JSONResponse(
+            {"status": "READY" if report.ready else "NOT_READY", **checks},
+            200 if report.ready else 503,
+        )
+
+    async def live(self, _: Request) -> Response:
+        dead = self._supervisor.dead
+        return JSONResponse(
+            {"status": "DEAD" if dead else "ALIVE", "dead": dead}, 503 if dead else 200
+        )
+
+    async def metrics(self, _: Request) -> Response:
+        report = await self.report()
+        self._metrics.consuming.set(report.consuming)
+        self._metrics.database_up.set(report.database_up)
+        self._metrics.broker_up.set(report.consuming or self._relay.broker_up)
+        if report.backlog:
+            self._metrics.outbox_pending.set(report.backlog.pending)
+            self._metrics.outbox_parked.set(report.backlog.parked)
+            self._metrics.outbox_oldest.set(report.backlog.oldest_pending_seconds)
+        return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def _measure(self) -> outbox.Backlog | None:
+        try:
+            async with asyncio.timeout(DATABASE_ANSWER_SECONDS), self._database.reading() as link:
+                return await outbox.measure_backlog(link)
+        except (SQLAlchemyError, TimeoutError, OSError):
+            return None
+
+    def _relay_alive(self) -> bool:
+        last = self._relay.last_success
+        return last is not None and time.monotonic() - last < self._relay_stalled_seconds

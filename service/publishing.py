@@ -1,0 +1,210 @@
+"""Publishing what a relay has claimed, and saying of each event what became of it.
+
+Two ways to the same contract: RabbitMQ with confirms, and the in-process broker of the embedded
+mode. A publisher raises `BrokerAwayError` where the broker as a whole is the trouble: then no event
+has failed by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
+from aio_pika.exceptions import AMQPError, DeliveryError, PublishError
+from aiormq.exceptions import ChannelAccessRefused, ChannelClosed
+from faststream.exceptions import SubscriberNotFound
+from faststream.rabbit import RabbitBroker
+
+from db.outbox import ClaimedEvent
+from service.delivery import from_json
+from service.errors import BrokerAwayError
+from service.explain import explain_broker
+from service.topology import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """The broker has it, in every queue that is bound for it."""
+
+    event: ClaimedEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """This event was not taken, by its own fault or its route's; `reason` is for operators."""
+
+    event: ClaimedEvent
+    reason: str
+
+
+PublishOutcome = Confirmed | Rejected
+
+
+class Publisher(Protocol):
+    """Publishes a batch; answers for each event, in the order given."""
+
+    async def publish(self, events: Sequence[ClaimedEvent]) -> list[PublishOutcome]: ...
+
+    async def close(self) -> None: ...
+
+
+class ConfirmingPublisher:
+    """RabbitMQ, on a connection of its own: an alarm blocks publishing and must not block acks."""
+
+    def __init__(
+        self,
+        url: str,
+        topology: Topology,
+        *,
+        tls: ssl.SSLContext | None,
+        connect_timeout_seconds: float,
+        heartbeat_seconds: int,
+        publish_timeout_seconds: float,
+    ) -> None:
+        self._url = url
+        self._topology = topology
+        self._tls = tls
+        self._connect_timeout = connect_timeout_seconds
+        self._heartbeat = heartbeat_seconds
+        self._publish_timeout = publish_timeout_seconds
+        self._connection: AbstractConnection | None = None
+        self._channel: AbstractChannel | None = None
+        self._exchanges: dict[str, AbstractExchange] = {}
+
+    async def publish(self, events: Sequence[ClaimedEvent]) -> list[PublishOutcome]:
+        """Publish all at once and wait for their confirms.
+
+        Raises:
+            BrokerAwayError: no link, or no confirm in time; what was confirmed until then is not
+                known to the caller and will be published again, under the same message id.
+        """
+        try:
+            outcomes = await self._publish_together(events)
+        except ChannelClosed:
+            # One event's fault closed the channel for all of them: whose, each alone will tell.
+            outcomes = [await self._publish_alone(event) for event in events]
+        if any(isinstance(outcome, Rejected) for outcome in outcomes):
+            await self._mend_topology()
+        return outcomes
+
+    async def close(self) -> None:
+        connection, self._connection, self._channel = self._connection, None, None
+        self._exchanges.clear()
+        if connection is not None:
+            try:
+                async with asyncio.timeout(2):
+                    await connection.close()
+            except (AMQPError, OSError, TimeoutError):
+                pass  # it was lost already, and that is what we wanted
+
+    async def _publish_together(self, events: Sequence[ClaimedEvent]) -> list[PublishOutcome]:
+        try:
+            async with asyncio.timeout(self._publish_timeout):
+                channel = await self._open()
+                results = await asyncio.gather(
+                    *(self._publish_one(channel, event) for event in events),
+                    return_exceptions=True,
+                )
+        except ChannelClosed:
+            raise
+        except (AMQPError, OSError, TimeoutError) as error:
+            await self.close()
+            raise BrokerAwayError(explain_broker(error)) from error
+        outcomes: list[PublishOutcome] = []
+        for event, result in zip(events, results, strict=True):
+            if isinstance(result, BaseException):
+                await self.close()
+                if isinstance(result, ChannelClosed):
+                    raise result
+                raise BrokerAwayError(explain_broker(result)) from result
+            outcomes.append(result or Confirmed(event))
+        return outcomes
+
+    async def _publish_alone(self, event: ClaimedEvent) -> PublishOutcome:
+        try:
+            return (await self._publish_together([event]))[0]
+        except ChannelAccessRefused as error:
+            raise BrokerAwayError(explain_broker(error)) from error
+        except ChannelClosed as error:
+            return Rejected(event, explain_broker(error))
+
+    async def _publish_one(self, channel: AbstractChannel, event: ClaimedEvent) -> Rejected | None:
+        exchange = self._exchanges.get(event.exchange)
+        if exchange is None:
+            exchange = await channel.get_exchange(event.exchange, ensure=False)
+            self._exchanges[event.exchange] = exchange
+        try:
+            await exchange.publish(message_of(event), event.routing_key, mandatory=True)
+        except PublishError as error:
+            return Rejected(event, f"no queue takes it: {error}")
+        except DeliveryError:
+            return Rejected(event, "a queue refused it: it is full or cannot store it now")
+        return None
+
+    async def _open(self) -> AbstractChannel:
+        if self._connection is None or self._connection.is_closed:
+            self._exchanges.clear()
+            self._connection = await aio_pika.connect(
+                self._url,
+                ssl_context=self._tls,
+                timeout=self._connect_timeout,
+                heartbeat=self._heartbeat,
+                client_properties={"connection_name": "orders relay"},
+            )
+            self._channel = None
+        if self._channel is None or self._channel.is_closed:
+            self._exchanges.clear()
+            self._channel = await self._connection.channel(on_return_raises=True)
+        return self._channel
+
+    async def _mend_topology(self) -> None:
+        """What was not routed may lack its queue or binding, deleted while we ran."""
+        if self._connection is None or self._connection.is_closed:
+            return
+        try:
+            async with asyncio.timeout(self._publish_timeout):
+                await self._topology.ensure(self._connection)
+        except (AMQPError, OSError, TimeoutError):
+            pass  # the events are retried in any case, and the next failure mends again
+
+
+class InProcessPublisher:
+    """The embedded mode's broker: delivered to whoever subscribes in this process, or to nobody."""
+
+    def __init__(self, broker: RabbitBroker) -> None:
+        self._broker = broker
+
+    async def publish(self, events: Sequence[ClaimedEvent]) -> list[PublishOutcome]:
+        for event in events:
+            # Nobody listens to a topic: no fault in this mode.
+            with contextlib.suppress(SubscriberNotFound):
+                await self._broker.publish(
+                    message_of(event), exchange=event.exchange, routing_key=event.routing_key
+                )
+        return [Confirmed(event) for event in events]
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def message_of(event: ClaimedEvent) -> aio_pika.Message:
+    """The message of an event: the row's bytes, and the same properties each time."""
+    created: datetime = event.created_at
+    return aio_pika.Message(
+        event.payload,
+        headers=from_json(event.headers),
+        content_type=event.content_type,
+        correlation_id=event.correlation_id,
+        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+        message_id=event.event_id,
+        timestamp=created,
+        type=event.event_type,
+        app_id="order-service",
+    )

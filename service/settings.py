@@ -1,0 +1,291 @@
+"""What the environment says, read once, checked at start.
+
+Every variable has a safe default, a bound and its unit in its name or description. Secrets may
+also come from files named like the variable in /run/secrets (or `SECRETS_DIR`).
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import quote, urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from service.errors import ConfigurationError
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+QueueName = Annotated[str, Field(min_length=1, max_length=255)]
+
+# Passwords that stand in tutorials and examples: public, hence no passwords.
+EXAMPLE_PASSWORDS = frozenset(
+    {"", "admin", "change-me", "changeme", "example", "guest", "mysql", "order", "orders"}
+    | {"pass", "passwd", "password", "rabbitmq", "root", "secret", "test", "user"}
+)
+LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class Settings(BaseSettings):
+    """The whole configuration, frozen. Build it with `load_settings()` for readable errors."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+        env_ignore_empty=True,
+        validate_default=True,
+    )
+
+    environment: Literal["production", "development"] | None = Field(
+        None, description="production, or development (the default of the embedded mode)"
+    )
+
+    database_url: SecretStr | None = Field(None, description="wins over the DB_ parts")
+    db_host: str | None = Field(None, description="set: MySQL or MariaDB through aiomysql")
+    db_port: Port = 3306
+    db_user: str = "user"
+    db_password: SecretStr = SecretStr("")
+    db_name: str = "order_db"
+    db_tls: bool = Field(False, description="verified TLS to the database")
+    db_tls_ca: Path | None = Field(None, description="PEM file of the authority to trust")
+    db_pool_size: int = Field(5, ge=1, le=50, description="connections a process keeps")
+    db_connect_timeout_seconds: float = Field(5, ge=1, le=60)
+    db_timeout_seconds: float = Field(15, ge=1, le=120, description="deadline of a transaction")
+    sqlite_path: Path = Field(Path("orders.db"), description="file of the embedded database")
+
+    mq_url: SecretStr | None = Field(None, description="wins over the MQ_ parts")
+    mq_host: str | None = Field(None, description="set: RabbitMQ; unset: in-process broker")
+    mq_port: Port = 5672
+    mq_user: str = "guest"
+    mq_password: SecretStr = SecretStr("")
+    mq_vhost: str = "/"
+    mq_tls: bool = Field(False, description="verified TLS to the broker (amqps)")
+    mq_tls_ca: Path | None = Field(None, description="PEM file of the authority to trust")
+    mq_connect_timeout_seconds: float = Field(10, ge=1, le=60)
+    mq_heartbeat_seconds: int = Field(10, ge=2, le=60, description="three missed ones end a link")
+
+    incoming_order_queue: QueueName = "order_created_queue"
+    outgoing_processed_queue: QueueName = "order_processed_queue"
+    outgoing_failed_queue: QueueName = "order_failed_queue"
+    dlq_queue: QueueName = "order_dlq"
+    events_exchange: QueueName = "order_events"
+    delivery_limit: int = Field(
+        20, ge=2, le=1000, description="deliveries before the broker dead-letters a crash loop"
+    )
+
+    prefetch_count: int = Field(200, ge=1, le=5000, description="messages in flight per process")
+    intake_batch_size: int = Field(200, ge=1, le=500, description="most orders per transaction")
+    outage_hold_seconds: float = Field(
+        60, ge=1, le=900, description="how long messages are held while the database is away"
+    )
+
+    relay_batch_size: int = Field(200, ge=1, le=1000, description="most events per claim")
+    relay_lease_seconds: int = Field(60, ge=5, le=3600)
+    relay_poll_seconds: float = Field(2, ge=0.1, le=60, description="longest wait when idle")
+    relay_max_attempts: int = Field(10, ge=1, le=100, description="then the event is parked")
+    publish_timeout_seconds: float = Field(15, ge=1, le=60)
+
+    outbox_retention_hours: float = Field(168, ge=0, le=8760, description="of published events")
+    purge_interval_seconds: float = Field(60, ge=1, le=86400)
+    purge_batch_size: int = Field(1000, ge=1, le=10000)
+
+    shutdown_timeout_seconds: float = Field(20, ge=1, le=300, description="to drain at SIGTERM")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = "text"
+
+    @field_validator("db_tls_ca", "mq_tls_ca")
+    @classmethod
+    def _file_is_there(cls, path: Path | None) -> Path | None:
+        if path is not None and not path.is_file():
+            raise ValueError(f"no such file: {path}")
+        return path
+
+    @model_validator(mode="after")
+    def _lease_outlives_publishing(self) -> Self:
+        if self.relay_lease_seconds <= self.publish_timeout_seconds:
+            raise ValueError(
+                "RELAY_LEASE_SECONDS must be longer than PUBLISH_TIMEOUT_SECONDS: "
+                "a batch still being published must not be claimed by another relay"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _safe_for_its_environment(self) -> Self:
+        if faults := [*self._url_faults(), *self._production_faults()]:
+            raise ValueError("\n".join(faults))
+        return self
+
+    @property
+    def embedded_database(self) -> bool:
+        return self.database_url is None and self.db_host is None
+
+    @property
+    def embedded_broker(self) -> bool:
+        return self.mq_url is None and self.mq_host is None
+
+    @property
+    def embedded(self) -> bool:
+        """Nothing is configured: SQLite and the in-process broker, for trying it out."""
+        return self.embedded_database and self.embedded_broker
+
+    @property
+    def production(self) -> bool:
+        return (self.environment or ("development" if self.embedded else "production")) == (
+            "production"
+        )
+
+    @cached_property
+    def database(self) -> URL:
+        """SQLAlchemy URL of the database, password included: never log it, log `database_name`."""
+        if self.database_url is not None:
+            url = make_url(self.database_url.get_secret_value())
+            drivers = {"mysql": "mysql+aiomysql", "mariadb": "mysql+aiomysql"}
+            drivers |= {"mariadb+aiomysql": "mysql+aiomysql", "sqlite": "sqlite+aiosqlite"}
+            return url.set(drivername=drivers.get(url.drivername, url.drivername))
+        if self.db_host is not None:
+            return URL.create(
+                "mysql+aiomysql",
+                username=self.db_user,
+                password=self.db_password.get_secret_value(),
+                host=self.db_host,
+                port=self.db_port,
+                database=self.db_name,
+                query={"charset": "utf8mb4"},
+            )
+        return URL.create("sqlite+aiosqlite", database=str(self.sqlite_path))
+
+    @cached_property
+    def broker(self) -> str:
+        """AMQP URL of the broker, password included: never log it, log `broker_name`."""
+        if self.mq_url is not None:
+            return self.mq_url.get_secret_value()
+        return (
+            f"{'amqps' if self.mq_tls else 'amqp'}://{quote(self.mq_user, safe='')}:"
+            f"{quote(self.mq_password.get_secret_value(), safe='')}"
+            f"@{self.mq_host or 'localhost'}:{self.mq_port}/{quote(self.mq_vhost, safe='')}"
+        )
+
+    @property
+    def database_name(self) -> str:
+        """The database as logs and errors name it: host, port and name, no credentials."""
+        url = self.database
+        if url.get_backend_name() == "sqlite":
+            return f"SQLite file {url.database}"
+        return f"{url.host}:{url.port or 3306}/{url.database}"
+
+    @property
+    def broker_name(self) -> str:
+        """The broker as logs and errors name it: host, port and vhost, no credentials."""
+        if self.embedded_broker:
+            return "in-process broker"
+        parts = urlsplit(self.broker)
+        port = parts.port or (5671 if parts.scheme == "amqps" else 5672)
+        return f"{parts.hostname}:{port}{parts.path or '/'}"
+
+    def database_tls(self) -> ssl.SSLContext | None:
+        """A verifying TLS context for the database, or None where TLS is off."""
+        if not (self.db_tls or self.db_tls_ca):
+            return None
+        return ssl.create_default_context(cafile=self.db_tls_ca)
+
+    def broker_tls(self) -> ssl.SSLContext | None:
+        """A verifying TLS context for the broker, or None where TLS is off."""
+        if not self.broker.startswith("amqps"):
+            return None
+        return ssl.create_default_context(cafile=self.mq_tls_ca)
+
+    def warnings(self) -> list[str]:
+        """What is allowed and yet worth a line at start."""
+        found = []
+        mysql = self.database.get_backend_name() == "mysql"
+        if mysql and self.database_tls() is None and self.database.host not in LOCAL_HOSTS:
+            found.append(f"the link to the database {self.database_name} is not encrypted: DB_TLS")
+        if (
+            not self.embedded_broker
+            and self.broker_tls() is None
+            and urlsplit(self.broker).hostname not in LOCAL_HOSTS
+        ):
+            found.append(f"the link to RabbitMQ {self.broker_name} is not encrypted: MQ_TLS")
+        return found
+
+    def _url_faults(self) -> list[str]:
+        faults = []
+        try:
+            if self.database.drivername not in {"mysql+aiomysql", "sqlite+aiosqlite"}:
+                faults.append(
+                    "DATABASE_URL must start with mysql+aiomysql:// or sqlite+aiosqlite://, "
+                    f"not {self.database.drivername}://"
+                )
+        except ArgumentError:
+            faults.append(
+                "DATABASE_URL cannot be read; write mysql+aiomysql://USER:PASSWORD@HOST:3306/NAME"
+            )
+        try:
+            parts = urlsplit(self.broker)
+            readable = parts.scheme in {"amqp", "amqps"} and parts.hostname and parts.port != 0
+        except ValueError:
+            readable = False
+        if not readable:
+            faults.append("MQ_URL cannot be read; write amqp://USER:PASSWORD@HOST:5672/VHOST")
+        return faults
+
+    def _production_faults(self) -> list[str]:
+        """Why these settings must not run in production; empty outside of it."""
+        if not self.production:
+            return []
+        if self.embedded_database or self.embedded_broker:
+            missing = " and ".join(
+                name
+                for name, absent in (
+                    ("DB_HOST or DATABASE_URL", self.embedded_database),
+                    ("MQ_HOST or MQ_URL", self.embedded_broker),
+                )
+                if absent
+            )
+            return [
+                f"production needs real servers: set {missing} "
+                "(or ENVIRONMENT=development to try the service out)"
+            ]
+        try:
+            database, broker = self.database, urlsplit(self.broker)
+        except (ArgumentError, ValueError):
+            return []  # named by _url_faults
+        faults = []
+        if (database.password or "").lower() in EXAMPLE_PASSWORDS and database.host:
+            faults.append("DB_PASSWORD is empty or an example: set a real one")
+        if broker.username in {None, "", "guest"}:
+            faults.append("MQ_USER is guest, which everyone knows: create a user for the service")
+        if (broker.password or "").lower() in EXAMPLE_PASSWORDS:
+            faults.append("MQ_PASSWORD is empty or an example: set a real one")
+        if "no_verify_ssl" in broker.query:
+            faults.append("MQ_URL turns TLS verification off (no_verify_ssl): give MQ_TLS_CA")
+        if any(key.startswith("ssl") for key in database.query):
+            faults.append("DATABASE_URL carries ssl options: use DB_TLS and DB_TLS_CA, verified")
+        return [f"{fault} (ENVIRONMENT=development allows it)" for fault in faults]
+
+
+def load_settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        ConfigurationError: one line per fault, each naming its variable and what to do.
+    """
+    secrets = Path(os.environ.get("SECRETS_DIR", "/run/secrets"))
+    try:
+        return Settings(_secrets_dir=secrets if secrets.is_dir() else None)
+    except ValidationError as error:
+        lines = []
+        for fault in error.errors():
+            variable = ".".join(str(part) for part in fault["loc"]).upper()
+            message = fault["msg"].removeprefix("Value error, ")
+            lines += [f"{variable}: {message}" if variable else line for line in [message]]
+        raise ConfigurationError(
+            "The configuration cannot be used:\n"
+            + "\n".join(f"  - {line}" for text in lines for line in text.splitlines())
+        ) from None

@@ -1,0 +1,82 @@
+"""The database as the service needs it before it may take in anything: there, and of our schema."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from db import schema
+from db.engine import Database
+from service.errors import SchemaBehindError
+from service.explain import explain_database
+from service.retry import delay_after
+from service.settings import Settings
+from service.telemetry import Action, log
+
+LONGEST_DELAY_SECONDS = 3.0
+
+
+def open_database(settings: Settings) -> Database:
+    return Database(
+        settings.database,
+        tls=settings.database_tls(),
+        pool_size=settings.db_pool_size,
+        connect_timeout_seconds=settings.db_connect_timeout_seconds,
+        timeout_seconds=settings.db_timeout_seconds,
+    )
+
+
+async def migrate(database: Database) -> None:
+    """Bring the schema up to date; needs a user who may create and alter tables."""
+    async with database.engine.begin() as connection:
+        await schema.upgrade(connection)
+
+
+async def check_schema(database: Database) -> None:
+    """Check that the schema is the one this code was written for.
+
+    Raises:
+        SchemaBehindError: it is behind or was never made; the message says what to run.
+        sqlalchemy.exc.SQLAlchemyError, TimeoutError: the database is away.
+    """
+    async with database.reading() as connection:
+        found = await schema.current_version(connection)
+    needed = schema.needed_version()
+    # A newer schema is fine: migrations only ever add, so that versions can overlap in a rollout.
+    if found == needed or (found is not None and not schema.is_known(found)):
+        return
+    state = "has no tables of this service" if found is None else f"is at version {found}"
+    raise SchemaBehindError(
+        f"the database {state}, and this code needs version {needed}: run `orders migrate`"
+    )
+
+
+async def wait_for_database(database: Database, name: str) -> None:
+    """Return once the database answers and its schema is right, however long that takes.
+
+    Raises:
+        SchemaBehindError: it answers, and its schema is behind.
+    """
+    failures = 0
+    while True:
+        try:
+            await check_schema(database)
+        except (SQLAlchemyError, TimeoutError, OSError) as error:
+            failures += 1
+            delay = delay_after(
+                failures, first_seconds=0.5, longest_seconds=LONGEST_DELAY_SECONDS
+            ).total_seconds()
+            log(
+                Action.DATABASE_WAITING,
+                logging.WARNING,
+                database=name,
+                why=explain_database(error),
+                retry_in_seconds=delay,
+            )
+            await asyncio.sleep(delay)
+        else:
+            if failures:
+                log(Action.DATABASE_READY, database=name)
+            return

@@ -1,0 +1,140 @@
+"""The subscriber of OrderCreated: receive, call, translate the outcome, return."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+
+from fast_depends.exceptions import ValidationError
+from faststream import AckPolicy, BaseMiddleware
+from faststream.exceptions import RejectMessage
+from faststream.message import StreamMessage
+from faststream.rabbit import Channel, ExchangeType, RabbitExchange, RabbitQueue, RabbitRouter
+from pydantic import ValidationError as PydanticError
+
+from service import codec
+from service.contracts import FailureReason, OrderCreated, OrderFailed, OrderProcessed
+from service.delivery import Delivery
+from service.errors import DatabaseAwayError, Refusal
+from service.intake import Intake
+from service.orders import Candidate, Refused
+from service.telemetry import Action, log
+from service.topology import Topology
+
+MAX_NAMED_FAULTS = 5
+
+# Injecting the message into the handler costs as much as all the rest of consuming it (three times
+# the whole, measured), so the middleware leaves the delivery here.
+_delivery: ContextVar[Delivery] = ContextVar("delivery")
+
+
+def make_router(topology: Topology, intake: Intake, *, prefetch_count: int) -> RabbitRouter:
+    """The subscriber of the incoming queue, and the description of what is published."""
+    router = RabbitRouter(middlewares=(_dead_lettering(intake, topology.incoming.name),))
+
+    @router.subscriber(
+        incoming_queue(topology),
+        channel=Channel(prefetch_count=prefetch_count),
+        decoder=_decode,
+        # Acknowledged when the handler returns, which is after the commit. What to do about an
+        # error the middleware decides; this is for what gets past it.
+        ack_policy=AckPolicy.NACK_ON_ERROR,
+        # A message's reply_to would have us publish where its sender says.
+        no_reply=True,
+        title="OrderCreated",
+        description=(
+            "Orders to process. Each ends as one order and one OrderProcessed, or as one dead "
+            "letter with its reason and one OrderFailed."
+        ),
+    )
+    async def on_order_created(order: OrderCreated) -> None:
+        """Process an order: once in effect, however often it is delivered."""
+        await intake.submit(Candidate.of(order, _delivery.get()))
+
+    events = RabbitExchange(topology.exchange, type=ExchangeType.TOPIC, durable=True, declare=False)
+    router.publisher(
+        RabbitQueue(
+            topology.processed.name, routing_key=topology.processed_key, durable=True, declare=False
+        ),
+        events,
+        schema=OrderProcessed,
+        title="OrderProcessed",
+        description="An order was stored. At least once, always with the same message id.",
+    )
+    router.publisher(
+        RabbitQueue(
+            topology.failed.name, routing_key=topology.failed_key, durable=True, declare=False
+        ),
+        events,
+        schema=OrderFailed,
+        title="OrderFailed",
+        description="A message could not become an order. Its dead letter has the same reason.",
+    )
+    return router
+
+
+def incoming_queue(topology: Topology) -> RabbitQueue:
+    """The incoming queue, as it is: declaring is the topology's business."""
+    return RabbitQueue(topology.incoming.name, durable=True, declare=False)
+
+
+async def _decode(message: StreamMessage[Any]) -> Any:
+    return codec.decode(message.body, message.raw_message.content_encoding)
+
+
+def _dead_lettering(intake: Intake, queue: str) -> type[BaseMiddleware[Any, Any]]:
+    """A middleware that turns what cannot become an order into a dead letter."""
+
+    class DeadLettering(BaseMiddleware[Any, Any]):
+        async def consume_scope(
+            self,
+            call_next: Callable[[StreamMessage[Any]], Awaitable[Any]],
+            msg: StreamMessage[Any],
+        ) -> Any:
+            delivery = Delivery(msg.raw_message, queue)
+            _delivery.set(delivery)
+            try:
+                try:
+                    return await call_next(msg)
+                except ValidationError as error:
+                    await intake.submit(Refused(refusal_of(error), delivery))
+                except Refusal as refusal:
+                    await intake.submit(Refused(refusal, delivery))
+            except DatabaseAwayError:
+                raise  # given back on purpose, and told of where it was noticed
+            except Exception as error:
+                log(
+                    Action.MESSAGE_FAILED,
+                    logging.ERROR,
+                    error=type(error).__name__,
+                    redelivered=delivery.raw.redelivered,
+                )
+                # Counts towards the delivery limit on every RabbitMQ, which a nack does not.
+                raise RejectMessage(requeue=True) from error
+
+    return DeadLettering
+
+
+def refusal_of(error: ValidationError) -> Refusal:
+    """Which fields broke which rules; no values."""
+    cause = error.original_error
+    if not isinstance(cause, PydanticError):
+        return Refusal(FailureReason.INVALID_PAYLOAD, "body: is not an OrderCreated")
+    faults = cause.errors(include_url=False, include_context=False, include_input=False)
+    named = [
+        f"{_path(fault['loc'])}: {fault['msg'].removeprefix('Value error, ')}"
+        for fault in faults[:MAX_NAMED_FAULTS]
+    ]
+    if more := len(faults) - len(named):
+        named.append(f"and {more} more")
+    return Refusal(FailureReason.INVALID_PAYLOAD, "; ".join(named))
+
+
+def _path(location: tuple[str | int, ...]) -> str:
+    """`("order", "items", 3, "quantity")`, as FastStream names it, is `items[3].quantity`."""
+    path = ""
+    for part in location[1:]:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return path.removeprefix(".") or "body"
