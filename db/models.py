@@ -95,6 +95,7 @@ class DeadLetter(SQLModel, table=True):
     __table_args__ = (
         Index("uq_dead_letters_message", "message_digest", "occurrence", unique=True),
         Index("ix_dead_letters_reason", "reason", "received_at"),
+        Index("ix_dead_letters_order", "order_id"),
     )
 
     dead_letter_id: str = Field(sa_column=Column(ascii_text(36), primary_key=True))

@@ -32,6 +32,7 @@ from service.storage import check_schema, migrate, open_database, wait_for_datab
 from service.subscribers import incoming_queue, make_router
 from service.supervision import Supervisor
 from service.telemetry import Action, Metrics, configure_logging, log
+from service.tolerance import tolerate_unreadable_properties
 from service.topology import Topology
 
 if TYPE_CHECKING:
@@ -58,10 +59,12 @@ class Service:
     """The parts of one service process, wired."""
 
     def __init__(self, settings: Settings) -> None:
+        tolerate_unreadable_properties()
         self.settings = settings
         self.topology = Topology.of(settings)
         self.metrics = Metrics()
         self.supervisor = Supervisor()
+        self._embedded_running = False
         self.database = open_database(settings)
         self.broker = _make_broker(settings, self.topology)
         self.relay = Relay(
@@ -91,7 +94,7 @@ class Service:
             self.relay,
             self.supervisor,
             self.metrics,
-            consumer=self.broker,
+            is_consuming=self._is_consuming,
             relay_stalled_seconds=settings.relay_poll_seconds + settings.db_timeout_seconds,
         )
 
@@ -117,7 +120,7 @@ class Service:
         try:
             if settings.embedded_broker:
                 async with TestRabbitBroker(self.broker, connect_only=True):
-                    self.broker.consuming = True
+                    self._embedded_running = True
                     yield
             else:
                 self.supervisor.start("consumer", self._consume)
@@ -136,6 +139,9 @@ class Service:
             self.intake.abandon()
         if not self.settings.embedded_broker:
             await self.broker.drain()
+
+    async def _is_consuming(self) -> bool:
+        return self._embedded_running or await self.broker.answers()
 
     def _publisher(self) -> Publisher:
         settings = self.settings

@@ -27,6 +27,7 @@ from service.topology import Topology
 
 CHECK_SECONDS = 1.0
 CLOSE_SECONDS = 3.0
+ANSWER_SECONDS = 3.0
 LONGEST_DELAY_SECONDS = 5.0
 
 
@@ -171,6 +172,18 @@ class ServiceBroker(RabbitBroker):
         except (AMQPError, TimeoutError):
             return False
         return not channel.is_closed and bool(cast("Channel", channel).consumers)
+
+    async def answers(self) -> bool:
+        """Whether the broker does something for us right now: a round trip, asked and answered."""
+        if self._connection is None or not self.consuming:
+            return False
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                channel = await self._connection.channel(publisher_confirms=False)
+                await channel.close()
+        except (AMQPError, OSError, TimeoutError, RuntimeError):
+            return False
+        return True
 
     async def _closed(self, *_: Any) -> None:
         self._lost.set()

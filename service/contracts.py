@@ -17,6 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    RootModel,
     StrictInt,
     StrictStr,
     WithJsonSchema,
@@ -35,7 +36,15 @@ DECIMAL_TEXT = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", re.ASCII)
 
 
 class FailureReason(StrEnum):
-    """Why a message became a dead letter instead of an order."""
+    """Why a message became a dead letter instead of an order.
+
+    - `INVALID_JSON`: the body is not strict UTF-8 JSON, or is nested deeper than 32 levels.
+    - `INVALID_PAYLOAD`: JSON, but not an OrderCreated; the details name each field and rule.
+    - `PAYLOAD_TOO_LARGE`: the body is over 256 KiB.
+    - `UNSUPPORTED_ENCODING`: the message has a content-encoding.
+    - `IDEMPOTENCY_CONFLICT`: the idempotency key was used before with other content.
+    - `ORDER_ID_CONFLICT`: the order id was used before under another idempotency key.
+    """
 
     INVALID_JSON = "INVALID_JSON"
     INVALID_PAYLOAD = "INVALID_PAYLOAD"
@@ -71,20 +80,27 @@ def _at_most_two_decimals(value: Decimal) -> Decimal:
     return value
 
 
-def _decimal_schema(description: str, examples: list[Any], **bounds: Any) -> WithJsonSchema:
+def _decimal_schema(
+    description: str, examples: list[Any], *, pattern: str, **bounds: Any
+) -> WithJsonSchema:
     return WithJsonSchema(
         {
             "description": description,
             "anyOf": [
-                {"type": "number", **bounds},
-                {"type": "string", "pattern": f"^{DECIMAL_TEXT.pattern}$"},
+                {"type": "number", "description": "Read exactly, never rounded.", **bounds},
+                {
+                    "type": "string",
+                    "description": "The same as a plain decimal: no exponent, sign or spaces.",
+                    "pattern": pattern,
+                },
             ],
             "examples": examples,
         }
     )
 
 
-Identifier = Annotated[StrictStr, Field(pattern=r"^[!-~]{1,255}$", max_length=255)]
+IDENTIFIER = re.compile(r"[!-~]{1,255}", re.ASCII)
+Identifier = Annotated[StrictStr, Field(pattern=f"^{IDENTIFIER.pattern}$", max_length=255)]
 TotalAmount = Annotated[
     Decimal,
     BeforeValidator(exact_decimal),
@@ -94,6 +110,8 @@ TotalAmount = Annotated[
         "What the order costs, in units of its currency: more than 0, at most 99999999.99, "
         "at most 2 decimals. A JSON number or a decimal string, kept exactly.",
         [99.99, "99.90"],
+        # More than nothing, 8 digits before the point, 2 after it and any zeros.
+        pattern=r"^(?=.*[1-9])(0|[1-9][0-9]{0,7})(\.[0-9]{1,2}0*)?$",
         exclusiveMinimum=0,
         maximum=99999999.99,
     ),
@@ -106,6 +124,7 @@ UnitPrice = Annotated[
         "Price of one unit, in units of the order's currency: 0 or more. "
         "A JSON number or a decimal string, kept exactly.",
         [2.55, "16.65"],
+        pattern=r"^(0|[1-9][0-9]*)(\.[0-9]+)?$",
         minimum=0,
     ),
 ]
@@ -138,27 +157,6 @@ class OrderCreated(_Incoming):
     Identifiers compare byte for byte. Fields the contract does not know are ignored, at any level.
     """
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "orderId": "order-101",
-                    "userId": "user-456",
-                    "totalAmount": 99.99,
-                    "idempotencyKey": "unique-key-001",
-                    "items": [],
-                },
-                {
-                    "orderId": "536365",
-                    "userId": "17850",
-                    "totalAmount": "15.30",
-                    "idempotencyKey": "online-retail-536365",
-                    "items": [{"sku": "85123A", "quantity": 6, "unitPrice": "2.55"}],
-                },
-            ]
-        }
-    )
-
     order_id: Identifier = Field(
         description="Names the order for ever: 1 to 255 printable ASCII characters, no spaces.",
         examples=["order-101"],
@@ -176,12 +174,22 @@ class OrderCreated(_Incoming):
         examples=["unique-key-001"],
     )
     items: tuple[OrderItem, ...] = Field(
-        description="The lines of the order; required, may be empty."
+        description="The lines of the order; required, may be empty.",
+        examples=[[{"sku": "85123A", "quantity": 6, "unitPrice": "2.55"}]],
     )
 
 
+def _always_there(schema: dict[str, Any]) -> None:
+    schema["required"] = list(schema["properties"])
+
+
 class _Outgoing(BaseModel):
-    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, frozen=True)
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_name=True,
+        frozen=True,
+        json_schema_extra=_always_there,
+    )
 
 
 def _utc_text(moment: datetime) -> str:
@@ -219,16 +227,12 @@ class OrderFailed(_Outgoing):
         description="The order's id; UNKNOWN where the message does not say one that is valid.",
         examples=["order-101", "UNKNOWN"],
     )
-    reason: FailureReason = Field(
-        description=(
-            "INVALID_JSON: not strict UTF-8 JSON. INVALID_PAYLOAD: JSON, not an OrderCreated. "
-            "PAYLOAD_TOO_LARGE: over 256 KiB. UNSUPPORTED_ENCODING: has a content-encoding. "
-            "IDEMPOTENCY_CONFLICT: the key was used with other content. "
-            "ORDER_ID_CONFLICT: the order id was used under another key."
-        ),
-        examples=["INVALID_PAYLOAD"],
-    )
+    reason: FailureReason
     error_details: str = Field(
-        description="Names the field and the rule, never the value.",
+        description="Names the field and the rule, never the value. At most 1,000 characters.",
         examples=["totalAmount: Input should be greater than 0"],
     )
+
+
+class DeadLetter(RootModel[bytes]):
+    """The original body, byte for byte: often JSON, but whatever was sent."""

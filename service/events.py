@@ -9,13 +9,14 @@ from typing import Any
 import uuid_utils
 from pydantic import BaseModel
 
-from service.contracts import OrderFailed, OrderProcessed
+from service.contracts import FailureReason, OrderFailed, OrderProcessed
 from service.delivery import Delivery
 from service.orders import Candidate, Refused
 from service.topology import Topology
 
 SOURCE = "/order-service"
 UNKNOWN_ORDER = "UNKNOWN"
+CONFLICTS = {FailureReason.IDEMPOTENCY_CONFLICT, FailureReason.ORDER_ID_CONFLICT}
 MAX_DETAILS = 1000
 
 Row = dict[str, Any]
@@ -71,13 +72,13 @@ class Events:
             reason=refused.refusal.reason,
             error_details=refused.refusal.details[:MAX_DETAILS],
         )
-        # A conflict belongs to its order and follows that order's events; an unreadable message
-        # is an aggregate of its own, so that a flood of them waits for nobody.
-        known = refused.order_id is not None
+        # A conflict belongs to its order and follows that order's events; an invalid message is
+        # an aggregate of its own, so that a flood of them waits for nobody.
+        conflict = refused.refusal.reason in CONFLICTS
         return self._event(
             event,
             routing_key=self.topology.failed_key,
-            aggregate=("order", str(refused.order_id)) if known else ("failure", dead_letter_id),
+            aggregate=("order", str(refused.order_id)) if conflict else ("failure", dead_letter_id),
             delivery=refused.delivery,
             now=now,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,6 @@ from starlette.routing import Route
 
 from db import outbox
 from db.engine import Database
-from service.broker import ServiceBroker
 from service.relay import Relay
 from service.supervision import Supervisor
 from service.telemetry import Metrics
@@ -53,14 +53,14 @@ class Health:
         supervisor: Supervisor,
         metrics: Metrics,
         *,
-        consumer: ServiceBroker,
+        is_consuming: Callable[[], Awaitable[bool]],
         relay_stalled_seconds: float,
     ) -> None:
         self._database = database
         self._relay = relay
         self._supervisor = supervisor
         self._metrics = metrics
-        self._consumer = consumer
+        self._is_consuming = is_consuming
         self._relay_stalled_seconds = relay_stalled_seconds
         self._last: Report | None = None
         self._asking = asyncio.Lock()
@@ -79,7 +79,7 @@ class Health:
             if self._last is None or time.monotonic() - self._last.asked_at > SHARED_SECONDS:
                 self._last = Report(
                     backlog=await self._measure(),
-                    consuming=self._consumer.consuming,
+                    consuming=await self._is_consuming(),
                     relay_alive=self._relay_alive(),
                     asked_at=time.monotonic(),
                 )

@@ -26,7 +26,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A delivery that cannot become an order; `order_id` where it says one that is valid."""
+    """A delivery that cannot become an order; `order_id` where one can be read in it."""
 
     refusal: Refusal
     delivery: Delivery

@@ -7,15 +7,14 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any
 
-from fast_depends.exceptions import ValidationError
 from faststream import AckPolicy, BaseMiddleware
 from faststream.exceptions import RejectMessage
 from faststream.message import StreamMessage
 from faststream.rabbit import Channel, ExchangeType, RabbitExchange, RabbitQueue, RabbitRouter
-from pydantic import ValidationError as PydanticError
+from pydantic import ValidationError
 
 from service import codec
-from service.contracts import FailureReason, OrderCreated, OrderFailed, OrderProcessed
+from service.contracts import IDENTIFIER, FailureReason, OrderCreated, OrderFailed, OrderProcessed
 from service.delivery import Delivery
 from service.errors import DatabaseAwayError, Refusal
 from service.intake import Intake
@@ -99,7 +98,8 @@ def _dead_lettering(intake: Intake, queue: str) -> type[BaseMiddleware[Any, Any]
                 try:
                     return await call_next(msg)
                 except ValidationError as error:
-                    await intake.submit(Refused(refusal_of(error), delivery))
+                    order_id = readable_order_id(delivery.body)
+                    await intake.submit(Refused(refusal_of(error), delivery, order_id))
                 except Refusal as refusal:
                     await intake.submit(Refused(refusal, delivery))
             except DatabaseAwayError:
@@ -119,10 +119,7 @@ def _dead_lettering(intake: Intake, queue: str) -> type[BaseMiddleware[Any, Any]
 
 def refusal_of(error: ValidationError) -> Refusal:
     """Which fields broke which rules; no values."""
-    cause = error.original_error
-    if not isinstance(cause, PydanticError):
-        return Refusal(FailureReason.INVALID_PAYLOAD, "body: is not an OrderCreated")
-    faults = cause.errors(include_url=False, include_context=False, include_input=False)
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
     named = [
         f"{_path(fault['loc'])}: {fault['msg'].removeprefix('Value error, ')}"
         for fault in faults[:MAX_NAMED_FAULTS]
@@ -130,6 +127,15 @@ def refusal_of(error: ValidationError) -> Refusal:
     if more := len(faults) - len(named):
         named.append(f"and {more} more")
     return Refusal(FailureReason.INVALID_PAYLOAD, "; ".join(named))
+
+
+def readable_order_id(body: bytes) -> str | None:
+    """The order id in a JSON body that is no valid order, where it is one by itself."""
+    value = codec.decode(body)
+    order_id = value.get("orderId") if isinstance(value, dict) else None
+    if isinstance(order_id, str) and IDENTIFIER.fullmatch(order_id):
+        return order_id
+    return None
 
 
 def _path(location: tuple[str | int, ...]) -> str:

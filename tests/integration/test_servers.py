@@ -71,6 +71,7 @@ def test_a_killed_broker_keeps_its_queues_its_messages_and_its_port(
     rabbit: RabbitServer, mq_url: str
 ) -> None:
     asyncio.run(_publish(mq_url, b"kept"))
+    rabbit.settle()
     rabbit.kill()
     assert rabbitmq_version(rabbit.host, rabbit.port) is None
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from . import (
     DatabaseServer,
@@ -23,12 +25,14 @@ from . import (
 from .server import PASSWORD, USER
 
 DATABASE = "order_db"
+ENDING = (signal.SIGINT, signal.SIGTERM)
 FIRST_LINE = "# Written by python -m tests.servers; gone when it ends."
 
 
 def main() -> None:
     options = _options()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in ENDING:
+        signal.signal(number, _end_once)
     try:
         _serve(options.env_file)
     except KeyboardInterrupt:
@@ -64,6 +68,13 @@ def _serve(env_file: Path | None) -> None:
         )
         while True:
             signal.pause()
+
+
+def _end_once(_number: int, _frame: FrameType | None) -> NoReturn:
+    """A second Ctrl-C would interrupt the clearing up, which takes seconds, and leave servers."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _environment(database: DatabaseServer, rabbit: RabbitServer) -> list[str]:

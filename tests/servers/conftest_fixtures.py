@@ -8,7 +8,7 @@ import os
 import secrets
 import signal
 from collections.abc import Callable, Iterator
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import pytest
 
@@ -17,18 +17,21 @@ from .errors import NO_SERVER
 
 Found = TypeVar("Found")
 
+# What the tests did without, in full: a skip's own reason is one line.
+MISSING = pytest.StashKey[set[str]]()
+
 
 @pytest.fixture(scope="session")
-def database_server() -> Iterator[AnyDatabase]:
+def database_server(pytestconfig: pytest.Config) -> Iterator[AnyDatabase]:
     """One server for the whole run; `database_url` is what most tests want."""
-    with _or_do_without(find_database) as server:
+    with _or_do_without(find_database, pytestconfig) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def rabbit_server() -> Iterator[AnyRabbit]:
+def rabbit_server(pytestconfig: pytest.Config) -> Iterator[AnyRabbit]:
     """One broker for the whole run; `mq_url` is what most tests want."""
-    with _or_do_without(find_rabbitmq) as server:
+    with _or_do_without(find_rabbitmq, pytestconfig) as server:
         yield server
 
 
@@ -54,45 +57,34 @@ def mq_url(rabbit_server: AnyRabbit) -> Iterator[str]:
     rabbit_server.delete_vhost(name)
 
 
-def _or_do_without(find: Callable[[], Found]) -> Found:
+def _or_do_without(find: Callable[[], Found], config: pytest.Config) -> Found:
     try:
         return find()
     except ServersUnavailable as error:
-        _do_without(str(error))
-
-
-def _do_without(reason: str) -> NoReturn:
+        missing = error
     if os.environ.get("REQUIRE_SERVERS") == "1":
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
+        pytest.fail(str(missing), pytrace=False)
+    config.stash[MISSING].add(str(missing))
+    pytest.skip(missing.missing)
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """A run that is told to end (SIGTERM) ends as by Ctrl-C: its servers end with it."""
+    config.stash[MISSING] = set()
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    reasons = [
-        reason
-        for report in terminalreporter.stats.get("skipped", [])
-        if NO_SERVER in (reason := _skip_reason(report))
-    ]
-    if not reasons:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    count = sum(NO_SERVER in str(report.longrepr) for report in skipped)
+    if not count:
         return
     terminalreporter.section("tests that need real servers", yellow=True, bold=True)
-    tests = "1 test" if len(reasons) == 1 else f"{len(reasons)} tests"
-    terminalreporter.line(f"{tests} DID NOT RUN:")
-    for reason in dict.fromkeys(reasons):
-        terminalreporter.line(reason)
-    terminalreporter.line("REQUIRE_SERVERS=1 makes them fail instead.")
-
-
-def _skip_reason(report: pytest.TestReport) -> str:
-    """pytest keeps a skip as (path, line, reason)."""
-    match report.longrepr:
-        case (_, _, str(reason)):
-            return reason.removeprefix("Skipped: ")
-        case _:
-            return ""
+    terminalreporter.line(f"{count} {'test' if count == 1 else 'tests'} DID NOT RUN.")
+    missing = config.stash[MISSING]
+    for each in sorted(missing):
+        terminalreporter.line(each)
+    terminalreporter.line("With REQUIRE_SERVERS=1 they fail instead.")

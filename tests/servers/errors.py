@@ -16,8 +16,8 @@ class ServersError(Exception):
 
 class ServersUnavailable(ServersError):
     def __init__(self, missing: str, *remedies: str) -> None:
-        lines = "\n".join(f"  - {remedy}" for remedy in remedies)
-        super().__init__(f"{NO_SERVER}{missing}\n{lines}")
+        self.missing = NO_SERVER + missing
+        super().__init__("\n  - ".join([self.missing, *remedies]))
 
 
 class ServerFailed(ServersError):

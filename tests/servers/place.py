@@ -6,6 +6,7 @@ visible to that process only and go with it, so there is nothing to unmount, not
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -65,23 +66,27 @@ class Place:
         return Path(path) if self.root is None else self.root / path.lstrip("/")
 
     def run(self, *words: str, environment: Mapping[str, str], standard_input: str = "") -> str:
-        try:
-            done = subprocess.run(
-                self.command(*words),
-                check=False,
-                env=clean_environment(environment),
-                input=standard_input,
-                capture_output=True,
-                text=True,
-                timeout=COMMAND_SECONDS,
-                start_new_session=True,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise ServerFailed(f"{words[0]}: no end after {COMMAND_SECONDS:g} s") from error
-        if done.returncode != 0:
-            output = (done.stdout + done.stderr).strip()
-            raise ServerFailed(f"{words[0]} ended with {done.returncode}:\n{output}")
-        return done.stdout
+        with subprocess.Popen(
+            self.command(*words),
+            env=clean_environment(environment),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as program:
+            try:
+                output, errors = program.communicate(standard_input, COMMAND_SECONDS)
+            except subprocess.TimeoutExpired as error:
+                raise ServerFailed(f"{words[0]}: no end after {COMMAND_SECONDS:g} s") from error
+            finally:
+                # Also what it started: an installer is a script that runs the server.
+                if program.poll() is None:
+                    os.killpg(program.pid, signal.SIGKILL)
+        if program.returncode != 0:
+            said = f"{output}{errors}".strip()
+            raise ServerFailed(f"{words[0]} ended with {program.returncode}:\n{said}")
+        return output
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -33,6 +33,14 @@ NOT_IN_COMPOSE = {
 }
 
 
+@pytest.fixture
+def defaults(monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings of an empty environment."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    return Settings()
+
+
 def example_variables() -> dict[str, str]:
     """Name and value of every line of .env.example, commented out or not."""
     return dict(re.findall(r"^(?:# )?([A-Z][A-Z_]*)=(.*)$", ENV_EXAMPLE, re.MULTILINE))
@@ -64,7 +72,7 @@ def test_no_password_is_written_down_and_none_has_a_default() -> None:
     assert "password" not in json.dumps(DEFINITIONS)
 
 
-def test_every_variable_of_the_compose_file_is_in_the_example_and_passwords_are_empty_there() -> None:
+def test_every_variable_of_the_compose_file_is_in_the_example_and_empty_there() -> None:
     used = set(re.findall(r"(?<!\$)\$\{([A-Z_]+)", COMPOSE))
     example = example_variables()
     assert {"DB_PASSWORD", "MQ_PASSWORD"} <= used <= set(example)
@@ -72,15 +80,15 @@ def test_every_variable_of_the_compose_file_is_in_the_example_and_passwords_are_
     assert set_there == dict.fromkeys(used, "")
 
 
-def test_the_example_names_every_setting_with_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_names_every_setting_with_its_default(
+    defaults: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     example = example_variables()
     fields = {name.upper() for name in Settings.model_fields}
     assert fields <= set(example)
-    for name in fields:
-        monkeypatch.delenv(name, raising=False)
-    no_default = {"DATABASE_URL", "MQ_URL", "ENVIRONMENT"}
-    shown = {name: example[name] for name in fields - no_default if example[name]}
-    assert Settings(**{name.lower(): value for name, value in shown.items()}) == Settings()
+    for name in fields - {"DATABASE_URL", "MQ_URL", "ENVIRONMENT"}:
+        monkeypatch.setenv(name, example[name])
+    assert Settings() == defaults
 
 
 def test_every_setting_reaches_the_service_in_compose_or_is_meant_not_to() -> None:
@@ -95,9 +103,8 @@ def test_the_images_are_the_pinned_ones() -> None:
     assert images["rabbitmq"] == "rabbitmq:4.3-management"
     assert images["migrate"] == images["service"]
     assert [image for image in images.values() if not re.search(r":[\w.-]*\d|:local$", image)] == []
-    assert re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE) == [
-        "python:3.13-slim"
-    ] * 2
+    bases = re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert bases == ["python:3.13-slim"] * 2
 
 
 def test_the_start_is_ordered_by_health() -> None:
@@ -156,8 +163,10 @@ def test_every_mounted_file_is_there_and_every_volume_declared() -> None:
             assert (ROOT / source).exists() if source.startswith(".") else source in declared
 
 
-def test_the_broker_is_given_the_queues_and_bindings_that_the_service_declares() -> None:
-    topology = Topology.of(Settings())
+def test_the_broker_is_given_the_queues_and_bindings_that_the_service_declares(
+    defaults: Settings,
+) -> None:
+    topology = Topology.of(defaults)
     assert {(exchange["name"], exchange["type"]) for exchange in DEFINITIONS["exchanges"]} == {
         (topology.exchange, "topic")
     }
@@ -174,8 +183,9 @@ def test_exactly_one_policy_applies_to_each_queue_and_none_drops_a_message() -> 
         policies = [p for p in DEFINITIONS["policies"] if re.search(p["pattern"], queue["name"])]
         assert len(policies) == 1, queue["name"]
         dead_lettered = "x-dead-letter-exchange" in queue["arguments"]
-        assert dead_lettered or policies[0]["definition"]["delivery-limit"] == -1
-        assert not {"max-length", "max-length-bytes", "message-ttl"} & set(policies[0]["definition"])
+        definition = policies[0]["definition"]
+        assert dead_lettered or definition["delivery-limit"] == -1
+        assert not {"max-length", "max-length-bytes", "message-ttl", "expires"} & set(definition)
 
 
 def test_alerts_and_dashboard_ask_for_metrics_that_the_service_has() -> None:

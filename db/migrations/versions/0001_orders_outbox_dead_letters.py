@@ -85,6 +85,7 @@ def upgrade() -> None:
         "uq_dead_letters_message", "dead_letters", ["message_digest", "occurrence"], unique=True
     )
     op.create_index("ix_dead_letters_reason", "dead_letters", ["reason", "received_at"])
+    op.create_index("ix_dead_letters_order", "dead_letters", ["order_id"])
 
 
 def downgrade() -> None:
