@@ -44,13 +44,19 @@ clean_up() {
     exit "$status"
 }
 
-# End the service as an engine does: SIGTERM, and wait until it has drained.
+# End the service as an engine does: SIGTERM, half a minute to drain, SIGKILL. True if it drained.
 stop() {
     [ -n "$started" ] || return 0
-    # setsid made it the leader of a group in which nobody else is.
-    kill -TERM -- "-$started" 2>/dev/null || true
-    wait "$started" 2>/dev/null || true
+    group=$started
     started=
+    # setsid made it the leader of a group in which nobody else is.
+    kill -TERM -- "-$group" 2>/dev/null || true
+    for _ in $(seq 30); do
+        kill -0 -- "-$group" 2>/dev/null || return 0
+        sleep 1
+    done
+    kill -KILL -- "-$group" 2>/dev/null || true
+    return 1
 }
 
 # Ask the image's own health check from inside, up to a minute long, then show /health.
@@ -131,7 +137,7 @@ setsid buildah --root "$WORK/storage" --runroot "$WORK/run" --storage-driver vfs
     run --isolation=chroot "$container" -- $command >"$WORK/log" 2>&1 &
 started=$!
 check python -c "$probe"
-stop
+stop || die "SIGTERM did not end it in 30 seconds"
 tail -n 3 "$WORK/log"
 
 say "start: the same, read-only and without capabilities"
@@ -160,7 +166,7 @@ grep -E '^(Uid|CapEff|CapBnd|NoNewPrivs)' "/proc/$started/status"
 if nsenter --mount --target "$started" chroot "$root" touch /app/written 2>/dev/null; then
     die "the file system could be written"
 fi
-stop
+stop || die "SIGTERM did not end it in 30 seconds"
 tail -n 3 "$WORK/log"
 
 say "it builds, starts, answers and stops"

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from faststream.asgi import AsgiFastStream
 from faststream.rabbit import TestRabbitBroker
 from faststream.security import SASLPlaintext
-from faststream.specification import AsyncAPI
 from faststream.specification.schema import License
 from starlette.applications import Starlette
 from yarl import URL
 
 from service.broker import ServiceBroker
+from service.documents import document_routes
+from service.documents.contract import Contract
 from service.errors import ConfigurationError, SchemaBehindError
 from service.events import Events
 from service.health import Health
@@ -206,7 +207,7 @@ def create_app(settings: Settings) -> ServiceApp:
         lifespan=service.lifespan,
         on_shutdown=[service.stop_consuming],
         logger=None,
-        specification=AsyncAPI(
+        specification=Contract(
             title="Order service",
             version=version("order-service"),
             description=DESCRIPTION,
@@ -214,7 +215,7 @@ def create_app(settings: Settings) -> ServiceApp:
         ),
     )
     app.service = service
-    app.web = Starlette(routes=[*service.health.routes()])
+    app.web = Starlette(routes=[*service.health.routes(), *document_routes(app)])
     return app
 
 

@@ -67,6 +67,9 @@ class Settings(BaseSettings):
     mq_vhost: str = "/"
     mq_tls: bool = Field(False, description="verified TLS to the broker (amqps)")
     mq_tls_ca: Path | None = Field(None, description="PEM file of the authority to trust")
+    mq_management_url: SecretStr | None = Field(
+        None, description="RabbitMQ's management API, for `orders check`; unset: MQ_HOST:15672"
+    )
     mq_connect_timeout_seconds: float = Field(10, ge=1, le=60)
     mq_heartbeat_seconds: int = Field(10, ge=2, le=60, description="three missed ones end a link")
 
@@ -233,6 +236,8 @@ class Settings(BaseSettings):
             readable = False
         if not readable:
             faults.append("MQ_URL cannot be read; write amqp://USER:PASSWORD@HOST:5672/VHOST")
+        if self.mq_management_url is not None:
+            faults += _management_faults(self.mq_management_url.get_secret_value())
         return faults
 
     def _production_faults(self) -> list[str]:
@@ -268,6 +273,15 @@ class Settings(BaseSettings):
         if any(key.startswith("ssl") for key in database.query):
             faults.append("DATABASE_URL carries ssl options: use DB_TLS and DB_TLS_CA, verified")
         return [f"{fault} (ENVIRONMENT=development allows it)" for fault in faults]
+
+
+def _management_faults(url: str) -> list[str]:
+    try:
+        parts = urlsplit(url)
+        readable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        readable = False
+    return [] if readable else ["MQ_MANAGEMENT_URL cannot be read; write http://HOST:15672"]
 
 
 def load_settings() -> Settings:

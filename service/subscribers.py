@@ -14,7 +14,14 @@ from faststream.rabbit import Channel, ExchangeType, RabbitExchange, RabbitQueue
 from pydantic import ValidationError
 
 from service import codec
-from service.contracts import IDENTIFIER, FailureReason, OrderCreated, OrderFailed, OrderProcessed
+from service.contracts import (
+    IDENTIFIER,
+    DeadLetter,
+    FailureReason,
+    OrderCreated,
+    OrderFailed,
+    OrderProcessed,
+)
 from service.delivery import Delivery
 from service.errors import DatabaseAwayError, Refusal
 from service.intake import Intake
@@ -53,24 +60,23 @@ def make_router(topology: Topology, intake: Intake, *, prefetch_count: int) -> R
         await intake.submit(Candidate.of(order, _delivery.get()))
 
     events = RabbitExchange(topology.exchange, type=ExchangeType.TOPIC, durable=True, declare=False)
-    router.publisher(
-        RabbitQueue(
-            topology.processed.name, routing_key=topology.processed_key, durable=True, declare=False
-        ),
-        events,
-        schema=OrderProcessed,
-        title="OrderProcessed",
-        description="An order was stored. At least once, always with the same message id.",
-    )
-    router.publisher(
-        RabbitQueue(
-            topology.failed.name, routing_key=topology.failed_key, durable=True, declare=False
-        ),
-        events,
-        schema=OrderFailed,
-        title="OrderFailed",
-        description="A message could not become an order. Its dead letter has the same reason.",
-    )
+    for queue, schema, description in (
+        (topology.processed, OrderProcessed, "An order was stored."),
+        (topology.failed, OrderFailed, "A message could not become an order."),
+        (topology.dead_letters, DeadLetter, "What could not become an order, as it came, and why."),
+    ):
+        # Described here, published by the relay.
+        router.publisher(
+            RabbitQueue(queue.name, routing_key=queue.binding_key, durable=True, declare=False),
+            events,
+            persist=True,
+            schema=schema,
+            title=schema.__name__,
+            description=(
+                f"{description} Arrives on the queue `{queue.name}`; bind a queue of your own to "
+                f"the exchange `{topology.exchange}` by `{queue.binding_key}` to receive it too."
+            ),
+        )
     return router
 
 

@@ -38,6 +38,8 @@ class Mismatch:
 
     queue: str
     difference: str
+    """The broker's own words; it names the first difference only."""
+    quorum: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +82,16 @@ class Topology:
 
     def what_is_lost(self, mismatch: Mismatch) -> str:
         """What this service promises of its queues and cannot where this one differs."""
-        if "x-queue-type" not in mismatch.difference and mismatch.queue != self.incoming.name:
-            return "nothing of the promise, as far as the broker says"
-        lost = ["its messages are not replicated, and a broker that is lost takes them along"]
+        lost = []
+        if not mismatch.quorum:
+            lost.append("its messages are not replicated: a broker that is lost takes them along")
         if mismatch.queue == self.incoming.name:
             lost.append(
-                "a message that crashes the process each time is not moved aside after "
-                f"{self.incoming.arguments['x-delivery-limit']} deliveries, unless a policy does it"
+                "a message that kills its process each time is not moved to "
+                f"{self.dead_letters.name} after {self.incoming.arguments['x-delivery-limit']} "
+                "deliveries, unless a policy of the broker does it"
             )
-        if "x-queue-type" not in mismatch.difference:
-            lost = lost[1:]
-        return "; ".join(lost)
+        return "; ".join(lost) or "nothing that this service promises"
 
     async def ensure(self, connection: AbstractConnection) -> list[Mismatch]:
         """Declare what is missing and bind it; returns what is there with other arguments.
@@ -107,13 +108,10 @@ class Topology:
             ),
             lambda channel: channel.declare_exchange(self.exchange, passive=True),
         )
-        return [
-            Mismatch(queue.name, difference)
-            for queue in self.queues
-            if (difference := await self._ensure_queue(connection, queue))
-        ]
+        mismatches = [await self._ensure_queue(connection, queue) for queue in self.queues]
+        return [mismatch for mismatch in mismatches if mismatch is not None]
 
-    async def _ensure_queue(self, connection: AbstractConnection, queue: Queue) -> str | None:
+    async def _ensure_queue(self, connection: AbstractConnection, queue: Queue) -> Mismatch | None:
         difference = await _either(
             connection,
             lambda channel: channel.declare_queue(
@@ -127,7 +125,16 @@ class Topology:
             await there.bind(self.exchange, routing_key=queue.binding_key)
 
         await _either(connection, bind, _nothing)
-        return difference
+        if difference is None:
+            return None
+        other_type = await _either(
+            connection,
+            lambda channel: channel.declare_queue(
+                queue.name, durable=True, arguments={"x-queue-type": "quorum"}
+            ),
+            _nothing,
+        )
+        return Mismatch(queue.name, difference, quorum="x-queue-type" not in (other_type or ""))
 
 
 async def _either(

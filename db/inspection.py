@@ -1,0 +1,157 @@
+"""What a database server says of itself, of our tables and of our rights. Changes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from sqlalchemy import Column, Table, bindparam, delete, false, insert, select, text, update
+from sqlalchemy.dialects import mysql
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.sql.dml import UpdateBase
+from sqlalchemy.sql.selectable import Select
+from sqlmodel import SQLModel
+
+from db import models
+from db.types import database_now
+
+TABLES: tuple[Table, ...] = tuple(
+    SQLModel.metadata.tables[str(model.__tablename__)]
+    for model in (models.Order, models.OutboxEvent, models.DeadLetter)
+)
+
+
+class ColumnCollation(NamedTuple):
+    """A text column as it is, and the collation it was meant to have; `found` None: no column."""
+
+    column: str
+    needed: str
+    found: str | None
+
+
+class ClockOffset(NamedTuple):
+    """How far the database's clock is ahead of ours, and by how much that may be wrong."""
+
+    ahead_ms: float
+    error_ms: float
+
+
+class RefusedRight(NamedTuple):
+    verb: str
+    table: str
+    error: DBAPIError
+
+
+async def database_in_use(connection: AsyncConnection) -> str | None:
+    name: str | None = await connection.scalar(text("SELECT DATABASE()"))
+    return name
+
+
+async def server_version(connection: AsyncConnection) -> str:
+    return str(await connection.scalar(text("SELECT VERSION()")))
+
+
+async def tls_version(connection: AsyncConnection) -> str:
+    """The TLS version of this very link; empty where it is not encrypted."""
+    row = (await connection.execute(text("SHOW SESSION STATUS LIKE 'Ssl_version'"))).one_or_none()
+    return "" if row is None else str(row[1])
+
+
+async def global_variables(connection: AsyncConnection, names: Collection[str]) -> dict[str, str]:
+    """The server's settings of these names; those it does not know are left out."""
+    statement = text("SHOW GLOBAL VARIABLES WHERE Variable_name IN :names").bindparams(
+        bindparam("names", list(names), expanding=True)
+    )
+    rows = await connection.execute(statement)
+    return {str(name).lower(): str(value) for name, value in rows}
+
+
+async def table_engines(connection: AsyncConnection) -> dict[str, str | None]:
+    """The storage engine of each of our tables; None where the table is not there."""
+    statement = text(
+        "SELECT TABLE_NAME, ENGINE FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE()"
+    )
+    there = {name: engine for name, engine in await connection.execute(statement)}
+    return {table.name: there.get(table.name) for table in TABLES}
+
+
+async def id_collations(connection: AsyncConnection) -> list[ColumnCollation]:
+    """The columns that have to compare byte for byte."""
+    statement = text(
+        "SELECT TABLE_NAME, COLUMN_NAME, COLLATION_NAME FROM information_schema.COLUMNS "
+        "WHERE TABLE_SCHEMA = DATABASE()"
+    )
+    there = {(table, name): found for table, name, found in await connection.execute(statement)}
+    return [
+        ColumnCollation(f"{table.name}.{column.name}", needed, there.get((table.name, column.name)))
+        for table in TABLES
+        for column in table.columns
+        if (needed := _collation(column)) == "ascii_bin"
+    ]
+
+
+async def clock_offset(connection: AsyncConnection, rounds: int = 3) -> ClockOffset:
+    """From the fastest of some round trips: the answer was made somewhere in the middle of it."""
+    best: ClockOffset | None = None
+    for _ in range(rounds):
+        asked, clock = time.time(), time.perf_counter()
+        now = (await connection.execute(select(database_now()))).scalar_one()
+        half = (time.perf_counter() - clock) / 2
+        ahead = now.timestamp() - (asked + half)
+        if best is None or half * 1000 < best.error_ms:
+            best = ClockOffset(ahead * 1000, half * 1000)
+    if best is None:
+        raise ValueError("at least one round trip is needed")
+    return best
+
+
+def read_only_sqlite(path: Path) -> AsyncEngine:
+    """An engine on a file that has to be there; it neither makes one nor changes its journal."""
+    url = URL.create(
+        "sqlite+aiosqlite", database=f"{path.absolute().as_uri()}?mode=ro", query={"uri": "true"}
+    )
+    return create_async_engine(url, hide_parameters=True)
+
+
+async def sqlite_journal_mode(connection: AsyncConnection) -> str:
+    return str(await connection.scalar(text("PRAGMA journal_mode")))
+
+
+async def refused_rights(connection: AsyncConnection) -> list[RefusedRight]:
+    """Try to read, insert, update and delete, each of no row at all, and roll back.
+
+    Asking the server itself is exact where reading SHOW GRANTS is not: roles, wildcards, proxies.
+    """
+    refused = []
+    try:
+        for table in TABLES:
+            for verb, statement in _statements_on_no_row(table).items():
+                try:
+                    await connection.execute(statement)
+                except DBAPIError as error:
+                    if error.connection_invalidated:
+                        raise
+                    refused.append(RefusedRight(verb, table.name, error))
+    finally:
+        await connection.rollback()
+    return refused
+
+
+def _statements_on_no_row(table: Table) -> dict[str, UpdateBase | Select[tuple[object]]]:
+    key = next(iter(table.primary_key))
+    nothing = select(key).where(false())
+    return {
+        "SELECT": nothing,
+        "INSERT": insert(table).from_select([key], nothing, include_defaults=False),
+        "UPDATE": update(table).where(false()).values({key: key}),
+        "DELETE": delete(table).where(false()),
+    }
+
+
+def _collation(column: Column[object]) -> str | None:
+    kind = column.type.dialect_impl(mysql.dialect())  # type: ignore[no-untyped-call]
+    return getattr(kind, "collation", None)

@@ -1,0 +1,226 @@
+"""Looking at RabbitMQ as the service would use it. Declares nothing that is not there already."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import aio_pika
+from aio_pika import ExchangeType
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractQueue
+from aio_pika.exceptions import (
+    AMQPError,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+)
+from aiormq.exceptions import ChannelAccessRefused, ChannelLockedResource
+
+from service.checking import management, refusals
+from service.checking.findings import Finding, Level
+from service.settings import Settings
+from service.topology import Mismatch, Queue, Topology
+
+BROKER = "broker"
+ANSWER_SECONDS = 5.0
+CLOSE_SECONDS = 2.0
+OLDEST_TESTED = (3, 10)
+# Differences that break the promise; any other one leaves the service running, with less.
+_BREAKING = re.compile(r"inequivalent arg '(type|durable|auto_delete|internal|exclusive)'")
+
+
+async def check_broker(settings: Settings) -> list[Finding]:
+    """Never longer than the connect timeout, and then some seconds for each question."""
+    if settings.embedded_broker:
+        found = "in this process: for trying out, messages end with it"
+        return [_finding("kind", Level.OK, found)]
+    with refusals.silent_driver():
+        try:
+            connection = await _connect(settings)
+        except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
+            return _no_connection(settings, error)
+        findings = _connected(settings, connection)
+        try:
+            findings += await _look(settings, connection)
+        except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
+            why = refusals.explain(error)
+            findings.append(_finding("stopped answering", Level.WRONG, why))
+        finally:
+            with contextlib.suppress(AMQPError, OSError, TimeoutError, RuntimeError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await connection.close()
+    return findings
+
+
+async def _connect(settings: Settings) -> AbstractConnection:
+    seconds = settings.mq_connect_timeout_seconds
+    async with asyncio.timeout(seconds):
+        return await aio_pika.connect(
+            settings.broker, timeout=seconds, ssl_context=settings.broker_tls()
+        )
+
+
+def _connected(settings: Settings, connection: AbstractConnection) -> list[Finding]:
+    tls = "without TLS" if settings.broker_tls() is None else "TLS, certificate verified"
+    version = str(_properties(connection).get("version", ""))
+    product = str(_properties(connection).get("product", "unknown"))
+    numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    tested = ".".join(str(part) for part in OLDEST_TESTED)
+    old = product == "RabbitMQ" and numbers < OLDEST_TESTED
+    advice = f"older than what this service is tested with: {tested}" if old else ""
+    level = Level.WARNING if old else Level.OK
+    return [
+        _finding("reachable", Level.OK, _address(settings)),
+        _finding("login", Level.OK, f"as {_user(settings)}, {tls}"),
+        _finding("vhost", Level.OK, _vhost(settings)),
+        _finding("version", level, f"{product} {version}", advice),
+    ]
+
+
+async def _look(settings: Settings, connection: AbstractConnection) -> list[Finding]:
+    topology = Topology.of(settings)
+    cluster = str(_properties(connection).get("cluster_name", ""))
+    bindings = asyncio.create_task(management.check_bindings(settings, topology, cluster))
+    try:
+        findings = [await _exchange(connection, topology)]
+        # One after the other: a refusal closes its channel, and the broker's word has one owner.
+        for queue in topology.queues:
+            findings.append(await _queue(connection, topology, queue))  # noqa: PERF401
+        return findings + await bindings
+    finally:
+        bindings.cancel()
+
+
+async def _exchange(connection: AbstractConnection, topology: Topology) -> Finding:
+    name = f"exchange {topology.exchange}"
+    refused = await _ask(connection, lambda channel: channel.get_exchange(topology.exchange))
+    if isinstance(refused, ChannelNotFoundEntity):
+        return _missing(name)
+    # Declaring what is there changes nothing: equal is no news, different is refused in words.
+    difference = await _ask(
+        connection,
+        lambda channel: channel.declare_exchange(
+            topology.exchange, ExchangeType.TOPIC, durable=True
+        ),
+    )
+    match refused or difference:
+        case None:
+            return _finding(name, Level.OK, "topic, durable")
+        case ChannelPreconditionFailed() as error:
+            text = refusals.words(error)
+            lost = "events do not reach the queues as designed: delete it, or set EVENTS_EXCHANGE"
+            if _BREAKING.search(text):
+                return _finding(name, Level.WRONG, text, lost)
+            return _finding(name, Level.WARNING, text, "used as it is")
+        case error:
+            return _finding(name, Level.UNKNOWN, refusals.explain(error))
+
+
+async def _queue(connection: AbstractConnection, topology: Topology, queue: Queue) -> Finding:
+    name = f"queue {queue.name}"
+    there: list[AbstractQueue] = []
+
+    async def look(channel: AbstractChannel) -> None:
+        there.append(await channel.declare_queue(queue.name, passive=True))
+
+    match await _ask(connection, look):
+        case None:
+            pass
+        case ChannelNotFoundEntity():
+            return _missing(name)
+        case ChannelLockedResource():
+            text = "another connection holds it for itself alone (exclusive)"
+            return _finding(name, Level.WRONG, text, "end that one, or name another queue")
+        case error:
+            return _finding(name, Level.UNKNOWN, refusals.explain(error))
+    counts = there[0].declaration_result
+    traffic = f"messages: {counts.message_count}, consumers: {counts.consumer_count}"
+    difference = await _ask(
+        connection,
+        lambda channel: channel.declare_queue(queue.name, durable=True, arguments=queue.arguments),
+    )
+    return _compared(topology, queue, difference, traffic)
+
+
+def _compared(
+    topology: Topology, queue: Queue, difference: AMQPError | None, traffic: str
+) -> Finding:
+    name = f"queue {queue.name}"
+    match difference:
+        case None:
+            return _finding(name, Level.OK, f"quorum, as the service makes it; {traffic}")
+        case ChannelPreconditionFailed() as error:
+            text = refusals.words(error)
+            if _BREAKING.search(text):
+                lost = "its messages may vanish with a restart: delete it, the service makes it"
+                return _finding(name, Level.WRONG, f"{text}; {traffic}", lost)
+            lost = topology.what_is_lost(Mismatch(queue.name, text))
+            return _finding(name, Level.WARNING, f"{text}; {traffic}", f"used as it is: {lost}")
+        case ChannelAccessRefused():
+            text = (
+                f"there; its type is not told to a user without the right to configure; {traffic}"
+            )
+            return _finding(name, Level.UNKNOWN, text)
+        case error:
+            return _finding(name, Level.UNKNOWN, refusals.explain(error))
+
+
+async def _ask(
+    connection: AbstractConnection, question: Callable[[AbstractChannel], Awaitable[Any]]
+) -> AMQPError | None:
+    """Ask on a channel of its own, which the broker closes when it refuses; returns its refusal."""
+    async with asyncio.timeout(ANSWER_SECONDS):
+        try:
+            async with connection.channel(publisher_confirms=False) as channel:
+                await question(channel)
+        except (
+            ChannelAccessRefused,
+            ChannelLockedResource,
+            ChannelNotFoundEntity,
+            ChannelPreconditionFailed,
+        ) as refusal:
+            return refusal
+    return None
+
+
+def _missing(name: str) -> Finding:
+    return _finding(name, Level.WARNING, "not there", "the service makes it when it starts")
+
+
+def _no_connection(settings: Settings, error: Exception) -> list[Finding]:
+    why = refusals.explain(error)
+    reached = _finding("reachable", Level.OK, _address(settings))
+    match refusals.stage(error):
+        case refusals.Stage.LOGIN:
+            found = [reached, _finding("login", Level.WRONG, why)]
+        case refusals.Stage.VHOST:
+            login = _finding("login", Level.OK, f"as {_user(settings)}")
+            vhost = _finding("vhost", Level.WRONG, f"{_vhost(settings)}: {why}")
+            found = [reached, login, vhost]
+        case refusals.Stage.REACHING:
+            found = [_finding("reachable", Level.WRONG, f"{_address(settings)}: {why}")]
+    return [*found, _finding("the rest", Level.UNKNOWN, "cannot be asked")]
+
+
+def _properties(connection: AbstractConnection) -> dict[str, Any]:
+    transport = connection.transport
+    return {} if transport is None else dict(transport.connection.server_properties)
+
+
+def _address(settings: Settings) -> str:
+    return settings.broker_name.partition("/")[0]
+
+
+def _user(settings: Settings) -> str:
+    return unquote(urlsplit(settings.broker).username or "guest")
+
+
+def _vhost(settings: Settings) -> str:
+    return unquote(urlsplit(settings.broker).path[1:]) or "/"
+
+
+def _finding(name: str, level: Level, found: str, advice: str = "") -> Finding:
+    return Finding(BROKER, name, level, found, advice)

@@ -1,0 +1,54 @@
+"""Looking at the SQLite file of the embedded mode, without making one and without writing to it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from db import inspection, schema
+from service.checking import rules
+from service.checking.findings import Finding, Level
+from service.checking.rules import DATABASE
+from service.explain import explain_database
+from service.settings import Settings
+
+ANSWER_SECONDS = 5.0
+NO_CLAIM = "embedded: one process, and no more durable than its file system"
+
+
+async def check_file(settings: Settings) -> list[Finding]:
+    name = settings.database.database
+    kind = Finding(DATABASE, "kind", Level.OK, f"SQLite; {NO_CLAIM}")
+    if not name or name == ":memory:":
+        found = "in memory: every order is gone when the process ends"
+        return [kind, Finding(DATABASE, "file", Level.WARNING, found, "set SQLITE_PATH")]
+    path = Path(name)
+    if not path.is_file():
+        advice = "the service makes it when it starts in the embedded mode; or run `orders migrate`"
+        return [kind, Finding(DATABASE, "file", Level.WARNING, f"{path} is not there", advice)]
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return [kind, _file(path), *await _content(path)]
+    except (SQLAlchemyError, TimeoutError, OSError) as error:
+        why = getattr(error, "orig", None) or explain_database(error)
+        return [kind, Finding(DATABASE, "file", Level.WRONG, f"{path} cannot be read: {why}")]
+
+
+def _file(path: Path) -> Finding:
+    return Finding(DATABASE, "file", Level.OK, f"{path}, {path.stat().st_size / 1024:.0f} KiB")
+
+
+async def _content(path: Path) -> list[Finding]:
+    engine = inspection.read_only_sqlite(path)
+    try:
+        async with engine.connect() as connection:
+            version = rules.schema_version(await schema.current_version(connection))
+            mode = await inspection.sqlite_journal_mode(connection)
+    finally:
+        await engine.dispose()
+    if mode == "wal":
+        return [version, Finding(DATABASE, "journal", Level.OK, "WAL")]
+    advice = "the service turns WAL on when it starts"
+    return [version, Finding(DATABASE, "journal", Level.WARNING, mode, advice)]
