@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from db.models import DeadLetter
+
+
+class LatestDeadLetter(NamedTuple):
+    """What a list of dead letters shows of one: never its body."""
+
+    dead_letter_id: str
+    order_id: str | None
+    reason: str
+    details: str
+    received_at: datetime
+
+
+_LATEST = [getattr(DeadLetter, name) for name in LatestDeadLetter._fields]
 
 
 async def last_occurrences(
@@ -45,3 +59,11 @@ async def count_by_reason(connection: AsyncConnection) -> dict[str, int]:
         select(col(DeadLetter.reason), func.count()).group_by(col(DeadLetter.reason))
     )
     return {row[0]: row[1] for row in rows}
+
+
+async def latest_dead_letters(connection: AsyncConnection, limit: int) -> list[LatestDeadLetter]:
+    """The latest dead letters, newest first: their ids are UUIDv7 and sort by time."""
+    rows = await connection.execute(
+        select(*_LATEST).order_by(col(DeadLetter.dead_letter_id).desc()).limit(limit)
+    )
+    return [LatestDeadLetter(*row) for row in rows]

@@ -7,13 +7,22 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from sqlalchemy import Column, Table, bindparam, delete, false, insert, select, text, update
+from sqlalchemy import (
+    Column,
+    Executable,
+    Table,
+    bindparam,
+    delete,
+    false,
+    insert,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.sql.dml import UpdateBase
-from sqlalchemy.sql.selectable import Select
 from sqlmodel import SQLModel
 
 from db import models
@@ -75,7 +84,7 @@ async def table_engines(connection: AsyncConnection) -> dict[str, str | None]:
     statement = text(
         "SELECT TABLE_NAME, ENGINE FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE()"
     )
-    there = {name: engine for name, engine in await connection.execute(statement)}
+    there = {row[0]: row[1] for row in await connection.execute(statement)}
     return {table.name: there.get(table.name) for table in TABLES}
 
 
@@ -110,15 +119,23 @@ async def clock_offset(connection: AsyncConnection, rounds: int = 3) -> ClockOff
 
 
 def read_only_sqlite(path: Path) -> AsyncEngine:
-    """An engine on a file that has to be there; it neither makes one nor changes its journal."""
+    """An engine on a file that has to be there; it leaves nothing behind, beside the file either.
+
+    Only where nobody has the file open may it be read as one that cannot change (`immutable`);
+    elsewhere what is in the WAL counts, and the files beside it are there already.
+    """
+    in_use = path.with_name(f"{path.name}-wal").exists()
+    options = "mode=ro" if in_use else "mode=ro&immutable=1"
     url = URL.create(
-        "sqlite+aiosqlite", database=f"{path.absolute().as_uri()}?mode=ro", query={"uri": "true"}
+        "sqlite+aiosqlite", database=f"{path.absolute().as_uri()}?{options}", query={"uri": "true"}
     )
     return create_async_engine(url, hide_parameters=True)
 
 
-async def sqlite_journal_mode(connection: AsyncConnection) -> str:
-    return str(await connection.scalar(text("PRAGMA journal_mode")))
+def sqlite_is_wal(path: Path) -> bool:
+    """As the file's header says: a connection to an immutable file does not tell."""
+    with path.open("rb") as file:
+        return file.read(20)[18:] == b"\x02\x02"
 
 
 async def refused_rights(connection: AsyncConnection) -> list[RefusedRight]:
@@ -141,17 +158,18 @@ async def refused_rights(connection: AsyncConnection) -> list[RefusedRight]:
     return refused
 
 
-def _statements_on_no_row(table: Table) -> dict[str, UpdateBase | Select[tuple[object]]]:
-    key = next(iter(table.primary_key))
-    nothing = select(key).where(false())
+def _statements_on_no_row(table: Table) -> dict[str, Executable]:
+    columns = list(table.columns)
+    nothing = select(*columns).where(false())
+    key = columns[0]
     return {
         "SELECT": nothing,
-        "INSERT": insert(table).from_select([key], nothing, include_defaults=False),
+        "INSERT": insert(table).from_select(columns, nothing),
         "UPDATE": update(table).where(false()).values({key: key}),
         "DELETE": delete(table).where(false()),
     }
 
 
 def _collation(column: Column[object]) -> str | None:
-    kind = column.type.dialect_impl(mysql.dialect())  # type: ignore[no-untyped-call]
+    kind = column.type.dialect_impl(mysql.dialect())
     return getattr(kind, "collation", None)

@@ -25,6 +25,7 @@ class Order(SQLModel, table=True):
     __tablename__ = "orders"
     __table_args__ = (
         Index("uq_orders_idempotency_key", "idempotency_key", unique=True),
+        Index("ix_orders_created_at", "created_at"),
         CheckConstraint("total_amount > 0", name="ck_orders_total_amount"),
     )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from sqlalchemy import func, insert, select, union_all
@@ -10,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from db.models import Order
+from db.types import json_length
 
 
 class TakenOrder(NamedTuple):
@@ -18,6 +21,15 @@ class TakenOrder(NamedTuple):
     order_id: str
     idempotency_key: str
     fingerprint: bytes
+
+
+class LatestOrder(NamedTuple):
+    """What a list of orders shows of one; `lines` is how many items it has."""
+
+    order_id: str
+    total_amount: Decimal
+    lines: int
+    created_at: datetime
 
 
 _TAKEN = (col(Order.order_id), col(Order.idempotency_key), col(Order.fingerprint))
@@ -40,3 +52,14 @@ async def insert_orders(connection: AsyncConnection, rows: Sequence[Mapping[str,
 
 async def count_orders(connection: AsyncConnection) -> int:
     return (await connection.execute(select(func.count()).select_from(Order))).scalar_one()
+
+
+async def latest_orders(connection: AsyncConnection, limit: int) -> list[LatestOrder]:
+    """The latest orders, newest first; as many index entries are read, however many are stored."""
+    created_at, order_id = col(Order.created_at), col(Order.order_id)
+    rows = await connection.execute(
+        select(order_id, col(Order.total_amount), json_length(col(Order.items)), created_at)
+        .order_by(created_at.desc(), order_id.desc())
+        .limit(limit)
+    )
+    return [LatestOrder(*row) for row in rows]

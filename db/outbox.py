@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import delete, exists, func, insert, or_, select, update
+from sqlalchemy import delete, exists, func, insert, or_, select, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 from sqlmodel import col
@@ -39,6 +39,19 @@ class Backlog(NamedTuple):
     oldest_pending_seconds: float
 
 
+class UnsettledEvent(NamedTuple):
+    """What a list of the outbox shows of an event that is not published: never its payload."""
+
+    event_type: str
+    aggregate_type: str
+    aggregate_id: str
+    attempts: int
+    last_error: str | None
+    created_at: datetime
+    parked_at: datetime | None
+
+
+_UNSETTLED = [getattr(OutboxEvent, name) for name in UnsettledEvent._fields]
 _CLAIMED = [getattr(OutboxEvent, name) for name in ClaimedEvent._fields]
 _WAITING = (col(OutboxEvent.published_at).is_(None), col(OutboxEvent.parked_at).is_(None))
 
@@ -156,6 +169,21 @@ async def measure_backlog(connection: AsyncConnection) -> Backlog:
     pending, oldest, now = counts.get(False, (0, None, None))
     age = (now - oldest).total_seconds() if now and oldest else 0.0
     return Backlog(pending, counts.get(True, (0, None, None))[0], max(age, 0.0))
+
+
+async def find_unsettled(connection: AsyncConnection, limit: int) -> list[UnsettledEvent]:
+    """Events that are not published: the latest parked ones, then those that wait the longest.
+
+    At most `limit` of each; `ix_outbox_waiting` has both in this order.
+    """
+    parked_at = col(OutboxEvent.parked_at)
+    unpublished = select(*_UNSETTLED).where(col(OutboxEvent.published_at).is_(None))
+    parked = unpublished.where(parked_at.is_not(None)).order_by(parked_at.desc()).limit(limit)
+    waiting = unpublished.where(parked_at.is_(None)).order_by(col(OutboxEvent.id)).limit(limit)
+    rows = await connection.execute(
+        union_all(select(parked.subquery()), select(waiting.subquery()))
+    )
+    return [UnsettledEvent(*row) for row in rows]
 
 
 async def find_purgeable(

@@ -8,9 +8,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+LOCK = "order-service-migration"
+LOCK_SECONDS = 60
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -37,8 +39,22 @@ def is_known(version: str) -> bool:
 
 
 async def upgrade(connection: AsyncConnection) -> None:
-    """Bring the schema to `needed_version()`. The caller commits."""
-    await connection.run_sync(_upgrade)
+    """Bring the schema to `needed_version()`, one at a time per server. The caller commits.
+
+    Raises:
+        TimeoutError: another migration has been running for longer than `LOCK_SECONDS`.
+    """
+    # DDL commits by itself on MySQL, so two at once would both create; SQLite has locked already.
+    locking = connection.dialect.name != "sqlite"
+    if locking:
+        got = await connection.scalar(select(func.get_lock(LOCK, LOCK_SECONDS)))
+        if got != 1:
+            raise TimeoutError("another migration is running")
+    try:
+        await connection.run_sync(_upgrade)
+    finally:
+        if locking:
+            await connection.execute(select(func.release_lock(LOCK)))
 
 
 def _upgrade(connection: Connection) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import (
     BINARY,
     DateTime,
     Dialect,
+    Integer,
     LargeBinary,
     Numeric,
     String,
@@ -127,3 +128,21 @@ def _mysql_default(element: server_now, compiler: SQLCompiler, **options: Any) -
 @compiles(server_now, "sqlite")
 def _sqlite_default(element: server_now, compiler: SQLCompiler, **options: Any) -> str:
     return "(STRFTIME('%Y-%m-%d %H:%M:%f000', 'now'))"
+
+
+class json_length(FunctionElement[int]):  # noqa: N801 - reads as the SQL function it is
+    """How many elements a JSON array has, without reading it over the link."""
+
+    type = Integer()
+    inherit_cache = True
+
+
+@compiles(json_length, "mysql")
+@compiles(json_length, "mariadb")
+def _mysql_json_length(element: json_length, compiler: SQLCompiler, **options: Any) -> str:
+    return f"JSON_LENGTH({compiler.process(element.clauses, **options)})"
+
+
+@compiles(json_length, "sqlite")
+def _sqlite_json_length(element: json_length, compiler: SQLCompiler, **options: Any) -> str:
+    return f"JSON_ARRAY_LENGTH({compiler.process(element.clauses, **options)})"

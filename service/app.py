@@ -20,6 +20,7 @@ from starlette.applications import Starlette
 from yarl import URL
 
 from service.broker import ServiceBroker
+from service.console import console_routes
 from service.documents import document_routes
 from service.documents.contract import Contract
 from service.errors import ConfigurationError, SchemaBehindError
@@ -68,9 +69,10 @@ class Service:
         self._embedded_running = False
         self.database = open_database(settings)
         self.broker = _make_broker(settings, self.topology)
+        self.publisher = self._publisher()
         self.relay = Relay(
             self.database,
-            self._publisher(),
+            self.publisher,
             self.metrics,
             batch_size=settings.relay_batch_size,
             lease_seconds=settings.relay_lease_seconds,
@@ -215,7 +217,10 @@ def create_app(settings: Settings) -> ServiceApp:
         ),
     )
     app.service = service
-    app.web = Starlette(routes=[*service.health.routes(), *document_routes(app)])
+    console = console_routes(
+        settings, service.database, service.broker, service.health, service.metrics
+    )
+    app.web = Starlette(routes=[*service.health.routes(), *document_routes(app), *console])
     return app
 
 

@@ -185,5 +185,19 @@ class ServiceBroker(RabbitBroker):
             return False
         return True
 
+    async def waiting(self) -> int | None:
+        """How many messages wait in the incoming queue; None where the broker does not say."""
+        if self._connection is None or not self.consuming:
+            return None
+        try:
+            async with (
+                asyncio.timeout(ANSWER_SECONDS),
+                self._connection.channel(publisher_confirms=False) as channel,
+            ):
+                queue = await channel.declare_queue(self._incoming.name, passive=True)
+        except (AMQPError, OSError, TimeoutError, RuntimeError):
+            return None
+        return queue.declaration_result.message_count
+
     async def _closed(self, *_: Any) -> None:
         self._lost.set()

@@ -132,9 +132,8 @@ UnitPrice = Annotated[
 
 class _Incoming(BaseModel):
     model_config = ConfigDict(
+        # By these names alone: `order_id` on the wire is a field the contract does not know.
         alias_generator=to_camel,
-        validate_by_name=True,
-        validate_by_alias=True,
         extra="ignore",
         frozen=True,
         hide_input_in_errors=True,

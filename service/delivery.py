@@ -32,10 +32,16 @@ BROKER_HEADERS = frozenset(
 ROUTING_HEADERS = frozenset({"cc", "bcc"})
 # All headers of a message share one frame (128 KiB at most by default) with its other properties.
 MAX_HEADER_BYTES = 96 * 1024
+# pamqp cuts longer names off, and writes them into the log.
+MAX_HEADER_NAME_BYTES = 128
+# A JSON column takes 32 levels on MariaDB, 100 on MySQL; one level here may become two there.
+MAX_HEADER_DEPTH = 12
 
 # https://www.w3.org/TR/trace-context/#traceparent-header
 MAX_TRACESTATE = 512
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII
+)
 _PROPERTIES = (
     *("content_type", "content_encoding", "delivery_mode", "priority", "correlation_id"),
     *("reply_to", "expiration", "message_id", "timestamp", "type", "user_id", "app_id"),
@@ -104,23 +110,46 @@ class Delivery:
     def headers_to_publish(self) -> dict[str, Any]:
         """The sender's headers as JSON, fit to be published by us: none that routes, and no more
         than fit into one frame."""
-        headers = {
-            f"x-original-{key}" if key.lower() in ROUTING_HEADERS else key: value
-            for key, value in self.headers().items()
-        }
+        sent = {_name_to_publish(key): value for key, value in self.headers().items()}
         if message_id := self.raw.message_id:
-            headers["x-original-message-id"] = message_id
-        try:
-            size = len(pamqp.encode.field_table(from_json(headers)))
-        except (TypeError, ValueError, struct.error):
-            size = None
-        if size is None or size > MAX_HEADER_BYTES:
-            return {"x-original-headers": "kept in the database only: too large or not encodable"}
+            sent["x-original-message-id"] = message_id
+        headers = {key: value for key, value in sent.items() if _encoded_size(key, value)}
+        if sum(_encoded_size(key, value) for key, value in headers.items()) > MAX_HEADER_BYTES:
+            return {"x-original-headers": "kept in the database only: too large"}
+        if len(headers) < len(sent):
+            headers["x-original-headers"] = "some kept in the database only: not encodable"
         return headers
 
 
-def to_json(value: Any) -> Any:
-    """An AMQP field value as JSON. What JSON has no type for becomes `{"$type": text}`."""
+def _name_to_publish(name: str) -> str:
+    # With a `$` in front a name would be read as a type by `from_json`.
+    return f"x-original-{name}" if name.lower() in ROUTING_HEADERS or name[:1] == "$" else name
+
+
+def _encoded_size(name: str, value: Any) -> int:
+    """Bytes of a header in a frame; 0 where it cannot be encoded."""
+    try:
+        field = {name: from_json(value)}
+        return len(pamqp.encode.field_table(field)) if _names_fit(field) else 0
+    except (TypeError, ValueError, ArithmeticError, struct.error):
+        return 0
+
+
+def _names_fit(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(_names_fit(each) for each in value)
+    return not isinstance(value, dict) or all(
+        len(name.encode()) <= MAX_HEADER_NAME_BYTES and _names_fit(each)
+        for name, each in value.items()
+    )
+
+
+def to_json(value: Any, depth: int = 0) -> Any:
+    """An AMQP field value as JSON. What JSON has no type for becomes `{"$type": text}`.
+
+    A table with a `$` in front of a name becomes `{"$table": …}`, so that no sender can write such
+    a type. What is nested deeper than 12 levels is left out: no JSON column would take it.
+    """
     match value:
         case None | bool() | str():
             return value
@@ -134,10 +163,13 @@ def to_json(value: Any) -> Any:
             return {"$bytes": base64.b64encode(value).decode("ascii")}
         case datetime():
             return {"$timestamp": value.astimezone(UTC).isoformat()}
+        case Mapping() | list() | tuple() if depth >= MAX_HEADER_DEPTH:
+            return {"$text": "nested too deep"}
         case Mapping():
-            return {str(key): to_json(each) for key, each in value.items()}
+            table = {str(key): to_json(each, depth + 1) for key, each in value.items()}
+            return {"$table": table} if any(key[:1] == "$" for key in table) else table
         case list() | tuple():
-            return [to_json(each) for each in value]
+            return [to_json(each, depth + 1) for each in value]
         case _:
             return {"$text": str(type(value).__name__)}
 
@@ -152,9 +184,11 @@ def from_json(value: Any) -> Any:
         case {"$decimal": text}:
             return Decimal(text)
         case {"$bytes": text}:
-            return base64.b64decode(text)
+            return bytearray(base64.b64decode(text))  # pamqp encodes no bytes
         case {"$timestamp": text}:
             return datetime.fromisoformat(text)
+        case {"$table": table}:
+            return {key: from_json(each) for key, each in table.items()}
         case dict():
             return {key: from_json(each) for key, each in value.items()}
         case list():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import socket
+import sqlite3
 import ssl
 from collections.abc import Iterator
 
@@ -41,11 +43,19 @@ _DATABASE = {
 }
 
 
+LINK_LOST = "the link was lost"
+_UNREACHABLE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN}
+
+
 def explain_database(error: BaseException) -> str:
     """Why the database cannot be used, in a sentence without its subject."""
     for cause in _causes(error):
+        if isinstance(cause, sqlite3.OperationalError):
+            return f"SQLite says: {cause}"
         if (words := _network(cause)) is not None:
             return words
+        if isinstance(cause, OSError):
+            continue  # its number is the operating system's
         if isinstance(cause, Exception) and (number := error_number(cause)) is not None:
             if number == 2003:  # noqa: PLR2004 - "can't connect": its own cause says why
                 continue
@@ -58,6 +68,7 @@ def explain_database(error: BaseException) -> str:
 
 def explain_broker(error: BaseException) -> str:
     """Why the broker cannot be used, in a sentence without its subject."""
+    lost = False
     for cause in _causes(error):
         if isinstance(cause, (ProbableAuthenticationError, AuthenticationError)):
             return "it refused the login: wrong user or password (MQ_USER, MQ_PASSWORD)"
@@ -70,9 +81,12 @@ def explain_broker(error: BaseException) -> str:
             return f"it closed the link: {text}"
         if isinstance(cause, (ChannelAccessRefused, ChannelNotFoundEntity)):
             return f"it refused: {cause}"
-        if (words := _network(cause)) is not None:
+        words = _network(cause)
+        if words == LINK_LOST:
+            lost = True  # what aiormq makes of every trouble with a link: the cause may say more
+        elif words is not None:
             return words
-    return f"{type(error).__name__}: {error}"
+    return LINK_LOST if lost else f"{type(error).__name__}: {error}"
 
 
 def _network(cause: BaseException) -> str | None:
@@ -86,8 +100,10 @@ def _network(cause: BaseException) -> str | None:
         return "its host name is unknown"
     if isinstance(cause, ConnectionRefusedError):
         return "nobody listens there: is it up, and are host and port right?"
+    if isinstance(cause, OSError) and cause.errno in _UNREACHABLE:
+        return "its host cannot be reached"
     if isinstance(cause, ConnectionError):
-        return "the link was lost"
+        return LINK_LOST
     return None
 
 

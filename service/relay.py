@@ -84,6 +84,10 @@ class Relay:
         self._stopping = True
         self._woken.set()
 
+    async def close(self) -> None:
+        """Close the link to the broker; the next run opens it again."""
+        await self._publisher.close()
+
     async def run(self) -> None:
         """Drain until stopped, gently when idle, with backoff while a server is away."""
         failures = 0
@@ -104,7 +108,7 @@ class Relay:
                 if not (counts.claimed or purged):
                     await self._wait(self._poll_seconds)
         finally:
-            await self._publisher.close()
+            await self.close()
 
     async def run_once(self) -> Counts:
         """Claim one batch, publish it, and write down what became of it.

@@ -71,7 +71,8 @@ class Settings(BaseSettings):
         None, description="RabbitMQ's management API, for `orders check`; unset: MQ_HOST:15672"
     )
     mq_connect_timeout_seconds: float = Field(10, ge=1, le=60)
-    mq_heartbeat_seconds: int = Field(10, ge=2, le=60, description="three missed ones end a link")
+    # Not below 6: a delivery is believed to be ours alone for 10 s, which two missed ones outlast.
+    mq_heartbeat_seconds: int = Field(10, ge=6, le=60, description="three missed ones end a link")
 
     incoming_order_queue: QueueName = "order_created_queue"
     outgoing_processed_queue: QueueName = "order_processed_queue"
@@ -116,6 +117,16 @@ class Settings(BaseSettings):
                 "RELAY_LEASE_SECONDS must be longer than PUBLISH_TIMEOUT_SECONDS: "
                 "a batch still being published must not be claimed by another relay"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _eats_nothing_of_its_own(self) -> Self:
+        for name in ("outgoing_processed_queue", "outgoing_failed_queue", "dlq_queue"):
+            if getattr(self, name) == self.incoming_order_queue:
+                raise ValueError(
+                    f"{name.upper()} must not be INCOMING_ORDER_QUEUE: "
+                    "the service would take in what it publishes, without end"
+                )
         return self
 
     @model_validator(mode="after")
@@ -168,10 +179,12 @@ class Settings(BaseSettings):
         """AMQP URL of the broker, password included: never log it, log `broker_name`."""
         if self.mq_url is not None:
             return self.mq_url.get_secret_value()
+        host = self.mq_host or "localhost"
+        host = f"[{host}]" if ":" in host else host
         return (
-            f"{'amqps' if self.mq_tls else 'amqp'}://{quote(self.mq_user, safe='')}:"
-            f"{quote(self.mq_password.get_secret_value(), safe='')}"
-            f"@{self.mq_host or 'localhost'}:{self.mq_port}/{quote(self.mq_vhost, safe='')}"
+            f"{'amqps' if self.mq_tls or self.mq_tls_ca else 'amqp'}://"
+            f"{quote(self.mq_user, safe='')}:{quote(self.mq_password.get_secret_value(), safe='')}"
+            f"@{host}:{self.mq_port}/{quote(self.mq_vhost, safe='')}"
         )
 
     @property
@@ -199,7 +212,7 @@ class Settings(BaseSettings):
 
     def broker_tls(self) -> ssl.SSLContext | None:
         """A verifying TLS context for the broker, or None where TLS is off."""
-        if not self.broker.startswith("amqps"):
+        if urlsplit(self.broker).scheme != "amqps":
             return None
         return ssl.create_default_context(cafile=self.mq_tls_ca)
 
@@ -225,7 +238,7 @@ class Settings(BaseSettings):
                     "DATABASE_URL must start with mysql+aiomysql:// or sqlite+aiosqlite://, "
                     f"not {self.database.drivername}://"
                 )
-        except ArgumentError:
+        except (ArgumentError, ValueError):  # the latter for a port that is no number
             faults.append(
                 "DATABASE_URL cannot be read; write mysql+aiomysql://USER:PASSWORD@HOST:3306/NAME"
             )
@@ -236,6 +249,8 @@ class Settings(BaseSettings):
             readable = False
         if not readable:
             faults.append("MQ_URL cannot be read; write amqp://USER:PASSWORD@HOST:5672/VHOST")
+        elif self.mq_url is not None and (self.mq_tls or self.mq_tls_ca) and not self.broker_tls():
+            faults.append("MQ_TLS is set, and MQ_URL says no TLS: write amqps://")
         if self.mq_management_url is not None:
             faults += _management_faults(self.mq_management_url.get_secret_value())
         return faults
@@ -290,7 +305,7 @@ def load_settings() -> Settings:
     Raises:
         ConfigurationError: one line per fault, each naming its variable and what to do.
     """
-    secrets = Path(os.environ.get("SECRETS_DIR", "/run/secrets"))
+    secrets = Path(os.environ.get("SECRETS_DIR") or "/run/secrets")
     try:
         return Settings(_secrets_dir=secrets if secrets.is_dir() else None)
     except ValidationError as error:
@@ -303,3 +318,6 @@ def load_settings() -> Settings:
             "The configuration cannot be used:\n"
             + "\n".join(f"  - {line}" for text in lines for line in text.splitlines())
         ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigurationError(f"A file in {secrets} cannot be read: {why}") from None

@@ -53,7 +53,8 @@ class TextFormatter(logging.Formatter):
         fields = getattr(record, "fields", {})
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         words = [moment.replace("+00:00", "Z"), record.levelname, record.name]
-        words.append(record.getMessage())
+        message = record.getMessage()
+        words.append(message if message.isprintable() else json.dumps(message))
         words += [f"{name}={_quoted(value)}" for name, value in fields.items()]
         if record.exc_info:
             words.append("\n" + self.formatException(record.exc_info))

@@ -4,31 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import Any
 
 from alembic import context
 from sqlalchemy import Connection
-from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import make_url
 from sqlmodel import SQLModel
 
-import db.models  # noqa: F401 - fills the metadata
 from db.engine import Database
-
-OURS = set(SQLModel.metadata.tables)
-
-
-def include_name(name: str | None, kind: str, _: Any) -> bool:
-    """Other people's tables in the same database are none of our business."""
-    return kind != "table" or name in OURS
-
-
-def compare_type(
-    migration: Any, column: Any, metadata_column: Any, found: Any, expected: Any
-) -> bool | None:
-    """MariaDB's JSON is a LONGTEXT with a check: no difference. All else: Alembic's own rule."""
-    json_on_mariadb = isinstance(found, mysql.LONGTEXT) and "JSON" in str(expected).upper()
-    return False if json_on_mariadb else None
+from db.migrations.comparison import compare_type, include_name
 
 
 def migrate(connection: Connection) -> None:
@@ -43,7 +26,9 @@ def migrate(connection: Connection) -> None:
 
 
 async def migrate_from_command_line() -> None:
-    database = Database(make_url(os.environ["DATABASE_URL"]))
+    if (url := os.environ.get("DATABASE_URL")) is None:
+        raise SystemExit("Set DATABASE_URL, such as mysql+aiomysql://USER:PASSWORD@HOST/NAME.")
+    database = Database(make_url(url))
     async with database.engine.begin() as connection:
         await connection.run_sync(migrate)
     await database.dispose()

@@ -27,6 +27,7 @@ from service.topology import Mismatch, Queue, Topology
 BROKER = "broker"
 ANSWER_SECONDS = 5.0
 CLOSE_SECONDS = 2.0
+NOT_THERE = "not there: made when the service starts"
 OLDEST_TESTED = (3, 10)
 # Differences that break the promise; any other one leaves the service running, with less.
 _BREAKING = re.compile(r"inequivalent arg '(type|durable|auto_delete|internal|exclusive)'")
@@ -82,16 +83,15 @@ def _connected(settings: Settings, connection: AbstractConnection) -> list[Findi
 
 async def _look(settings: Settings, connection: AbstractConnection) -> list[Finding]:
     topology = Topology.of(settings)
+    exchange = await _exchange(connection, topology)
+    # One after the other: a refusal closes its channel, and the broker's word has one owner.
+    queues = [(queue, await _queue(connection, topology, queue)) for queue in topology.queues]
+    findings = [exchange, *(finding for _, finding in queues)]
+    there = [queue for queue, finding in queues if finding.found != NOT_THERE]
+    if exchange.found == NOT_THERE or not there:
+        return findings
     cluster = str(_properties(connection).get("cluster_name", ""))
-    bindings = asyncio.create_task(management.check_bindings(settings, topology, cluster))
-    try:
-        findings = [await _exchange(connection, topology)]
-        # One after the other: a refusal closes its channel, and the broker's word has one owner.
-        for queue in topology.queues:
-            findings.append(await _queue(connection, topology, queue))  # noqa: PERF401
-        return findings + await bindings
-    finally:
-        bindings.cancel()
+    return findings + await management.check_bindings(settings, topology.exchange, there, cluster)
 
 
 async def _exchange(connection: AbstractConnection, topology: Topology) -> Finding:
@@ -137,35 +137,41 @@ async def _queue(connection: AbstractConnection, topology: Topology, queue: Queu
         case error:
             return _finding(name, Level.UNKNOWN, refusals.explain(error))
     counts = there[0].declaration_result
-    traffic = f"messages: {counts.message_count}, consumers: {counts.consumer_count}"
-    difference = await _ask(
+    traffic = f"{counts.message_count} ready, {counts.consumer_count} consuming"
+    difference = await _declare_again(connection, queue.name, queue.arguments)
+    if not isinstance(difference, ChannelPreconditionFailed):
+        return _compared(name, difference, traffic)
+    other_type = await _declare_again(connection, queue.name, {"x-queue-type": "quorum"})
+    quorum = "x-queue-type" not in str(other_type)
+    return _different(topology, Mismatch(queue.name, refusals.words(difference), quorum), traffic)
+
+
+async def _declare_again(
+    connection: AbstractConnection, name: str, arguments: dict[str, Any]
+) -> AMQPError | None:
+    """Declare a queue that is there: equal arguments change nothing, different ones are refused."""
+    return await _ask(
         connection,
-        lambda channel: channel.declare_queue(queue.name, durable=True, arguments=queue.arguments),
+        lambda channel: channel.declare_queue(name, durable=True, arguments=arguments),
     )
-    return _compared(topology, queue, difference, traffic)
 
 
-def _compared(
-    topology: Topology, queue: Queue, difference: AMQPError | None, traffic: str
-) -> Finding:
-    name = f"queue {queue.name}"
-    match difference:
-        case None:
-            return _finding(name, Level.OK, f"quorum, as the service makes it; {traffic}")
-        case ChannelPreconditionFailed() as error:
-            text = refusals.words(error)
-            if _BREAKING.search(text):
-                lost = "its messages may vanish with a restart: delete it, the service makes it"
-                return _finding(name, Level.WRONG, f"{text}; {traffic}", lost)
-            lost = topology.what_is_lost(Mismatch(queue.name, text))
-            return _finding(name, Level.WARNING, f"{text}; {traffic}", f"used as it is: {lost}")
-        case ChannelAccessRefused():
-            text = (
-                f"there; its type is not told to a user without the right to configure; {traffic}"
-            )
-            return _finding(name, Level.UNKNOWN, text)
-        case error:
-            return _finding(name, Level.UNKNOWN, refusals.explain(error))
+def _compared(name: str, refused: AMQPError | None, traffic: str) -> Finding:
+    if refused is None:
+        return _finding(name, Level.OK, f"quorum, as declared; {traffic}")
+    if isinstance(refused, ChannelAccessRefused):
+        text = f"there; its type is not told to a user without the right to configure; {traffic}"
+        return _finding(name, Level.UNKNOWN, text)
+    return _finding(name, Level.UNKNOWN, refusals.explain(refused))
+
+
+def _different(topology: Topology, mismatch: Mismatch, traffic: str) -> Finding:
+    name, found = f"queue {mismatch.queue}", f"{mismatch.difference}; {traffic}"
+    if _BREAKING.search(mismatch.difference):
+        advice = "its messages may go when the broker restarts: delete it, the service makes it"
+        return _finding(name, Level.WRONG, found, advice)
+    advice = f"used as it is; what is lost: {topology.what_is_lost(mismatch)}"
+    return _finding(name, Level.WARNING, found, advice)
 
 
 async def _ask(
@@ -187,7 +193,7 @@ async def _ask(
 
 
 def _missing(name: str) -> Finding:
-    return _finding(name, Level.WARNING, "not there", "the service makes it when it starts")
+    return _finding(name, Level.WARNING, NOT_THERE)
 
 
 def _no_connection(settings: Settings, error: Exception) -> list[Finding]:

@@ -78,8 +78,7 @@ def _looks(settings: Settings) -> Sequence[tuple[str, Look]]:
     """In this order; nothing about tables is asked where there are none."""
 
     async def login(connection: AsyncConnection) -> list[Finding]:
-        tls = await inspection.tls_version(connection) or "without TLS"
-        return [_finding("login", Level.OK, f"as {settings.database.username}, {tls}")]
+        return [_login(settings, await inspection.tls_version(connection))]
 
     return (
         ("login", login),
@@ -91,6 +90,15 @@ def _looks(settings: Settings) -> Sequence[tuple[str, Look]]:
         ("tables", _tables),
         ("rights", _rights),
     )
+
+
+def _login(settings: Settings, tls: str) -> Finding:
+    found = f"as {settings.database.username}, {tls or 'without TLS'}"
+    if tls or settings.database_tls() is None:
+        return _finding("login", Level.OK, found)
+    # The driver goes on in plain text where the server does not offer TLS.
+    advice = "DB_TLS is set and the server offers none: orders and passwords can be read on the way"
+    return _finding("login", Level.WRONG, found, advice)
 
 
 async def _database(connection: AsyncConnection) -> list[Finding]:

@@ -25,18 +25,21 @@ async def check_file(settings: Settings) -> list[Finding]:
         found = "in memory: every order is gone when the process ends"
         return [kind, Finding(DATABASE, "file", Level.WARNING, found, "set SQLITE_PATH")]
     path = Path(name)
-    if not path.is_file():
-        advice = "the service makes it when it starts in the embedded mode; or run `orders migrate`"
-        return [kind, Finding(DATABASE, "file", Level.WARNING, f"{path} is not there", advice)]
+    file = _file(path)
+    if file.level is not Level.OK:
+        return [kind, file]
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            return [kind, _file(path), *await _content(path)]
+            return [kind, file, *await _content(path)]
     except (SQLAlchemyError, TimeoutError, OSError) as error:
         why = getattr(error, "orig", None) or explain_database(error)
         return [kind, Finding(DATABASE, "file", Level.WRONG, f"{path} cannot be read: {why}")]
 
 
 def _file(path: Path) -> Finding:
+    if not path.is_file():
+        advice = "the service makes it when it starts in the embedded mode; or run `orders migrate`"
+        return Finding(DATABASE, "file", Level.WARNING, f"{path} is not there", advice)
     return Finding(DATABASE, "file", Level.OK, f"{path}, {path.stat().st_size / 1024:.0f} KiB")
 
 
@@ -45,10 +48,9 @@ async def _content(path: Path) -> list[Finding]:
     try:
         async with engine.connect() as connection:
             version = rules.schema_version(await schema.current_version(connection))
-            mode = await inspection.sqlite_journal_mode(connection)
     finally:
         await engine.dispose()
-    if mode == "wal":
+    if inspection.sqlite_is_wal(path):
         return [version, Finding(DATABASE, "journal", Level.OK, "WAL")]
     advice = "the service turns WAL on when it starts"
-    return [version, Finding(DATABASE, "journal", Level.WARNING, mode, advice)]
+    return [version, Finding(DATABASE, "journal", Level.WARNING, "no WAL", advice)]

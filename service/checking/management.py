@@ -7,13 +7,14 @@ import base64
 import http.client
 import json
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from service.checking.findings import Finding, Level
 from service.settings import Settings
-from service.topology import Queue, Topology
+from service.topology import Queue
 
 SUBJECT = "broker"
 ANSWER_SECONDS = 3.0
@@ -98,7 +99,9 @@ class Management:
         )
 
 
-async def check_bindings(settings: Settings, topology: Topology, cluster: str) -> list[Finding]:
+async def check_bindings(
+    settings: Settings, exchange: str, queues: Sequence[Queue], cluster: str
+) -> list[Finding]:
     """One finding per queue, or one that says why they are not known.
 
     `cluster` is the name that the broker itself gave: what listens on the usual port of its host
@@ -109,7 +112,7 @@ async def check_bindings(settings: Settings, topology: Topology, cluster: str) -
     except OSError as error:
         return [_unknown("MQ_TLS_CA", str(error))]
     vhost = quote(unquote(urlsplit(settings.broker).path[1:]) or "/", safe="")
-    path = f"/api/exchanges/{vhost}/{quote(topology.exchange, safe='')}/bindings/source"
+    path = f"/api/exchanges/{vhost}/{quote(exchange, safe='')}/bindings/source"
 
     def ask() -> Any:
         overview = management.get("/api/overview")
@@ -126,7 +129,7 @@ async def check_bindings(settings: Settings, topology: Topology, cluster: str) -
     except TimeoutError:
         return [_unknown(management.address, "it did not answer in time")]
     bound = _bound(answer)
-    return [_binding(queue, bound.get(queue.name, []), topology) for queue in topology.queues]
+    return [_binding(queue, bound.get(queue.name, []), exchange) for queue in queues]
 
 
 def _bound(answer: Any) -> dict[str, list[str]]:
@@ -138,15 +141,15 @@ def _bound(answer: Any) -> dict[str, list[str]]:
     return keys
 
 
-def _binding(queue: Queue, keys: list[str], topology: Topology) -> Finding:
+def _binding(queue: Queue, keys: list[str], exchange: str) -> Finding:
     name = f"binding of {queue.name}"
     if queue.binding_key in keys:
         others = sorted(set(keys) - {queue.binding_key})
         more = f"; also to {', '.join(others)}" if others else ""
-        found = f"{topology.exchange} → {queue.binding_key}{more}"
+        found = f"{exchange} → {queue.binding_key}{more}"
         return Finding(SUBJECT, name, Level.OK, found)
-    found = f"none to {topology.exchange} with {queue.binding_key}"
-    return Finding(SUBJECT, name, Level.WARNING, found, "the service binds it when it starts")
+    found = f"not bound to {exchange} with {queue.binding_key}"
+    return Finding(SUBJECT, name, Level.WARNING, found, "done when the service starts")
 
 
 def _unknown(where: str, why: str) -> Finding:

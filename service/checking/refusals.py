@@ -67,8 +67,8 @@ def silent_driver() -> Iterator[None]:
 def _as_said(error: BaseException) -> BaseException:
     """The error without its wrapping.
 
-    aiormq raises an AMQPConnectionError, itself a ConnectionError, from each failure to connect; and
-    of a broker that closes the link instead of opening the vhost it keeps only that it did.
+    aiormq raises an AMQPConnectionError, itself a ConnectionError, from each failure to connect.
+    Of a broker that closes the link instead of opening the vhost it keeps only that it did.
     """
     if isinstance(error, InvalidFrameError):
         close = _close_frame(error)

@@ -38,7 +38,7 @@ def _table(subject: str, findings: Sequence[Finding]) -> Table:
         padding=(0, 2, 0, 0),
     )
     table.add_column(width=max(len(level.value) for level in Level))
-    table.add_column(max_width=24, overflow="fold")
+    table.add_column(max_width=30, overflow="fold")
     table.add_column(overflow="fold")
     for finding in findings:
         level = Text(finding.level.value, style=STYLES[finding.level])
@@ -56,16 +56,12 @@ def _words(finding: Finding) -> Text:
 
 def _count(findings: Sequence[Finding]) -> Text:
     counts = {level: sum(each.level is level for each in findings) for level in Level}
-    words = {
-        Level.OK: "right",
-        Level.WARNING: "to know about",
-        Level.WRONG: "wrong",
-        Level.UNKNOWN: "unknown",
-    }
+    words = {level: level.value.lower() for level in Level}
+    if counts[Level.WARNING] != 1:
+        words[Level.WARNING] += "s"
     parts = [
         Text(f"{counts[level]} {words[level]}", style=STYLES[level])
         for level in (Level.WRONG, Level.WARNING, Level.UNKNOWN, Level.OK)
-        if counts[level] or level is Level.WRONG
     ]
     return Text(", ").join(parts)
 

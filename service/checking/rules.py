@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -97,7 +98,10 @@ def settings(variables: Mapping[str, str]) -> list[Finding]:
 
 
 def clock(offset: ClockOffset) -> Finding:
-    found = f"{offset.ahead_ms:+.0f} ms against this machine's (within {offset.error_ms:.0f} ms)"
+    found = (
+        f"{round(offset.ahead_ms):+d} ms against this machine's "
+        f"(within {math.ceil(offset.error_ms)} ms)"
+    )
     if abs(offset.ahead_ms) - offset.error_ms <= MOST_CLOCK_SKEW_MS:
         return _finding("clock", Level.OK, found)
     advice = (

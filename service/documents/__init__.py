@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 STATIC = Path(__file__).parent / "static"
 VIEWER = "asyncapi-react-component"
-# The viewer writes style attributes; its parser compiles schemas to functions.
+# Every build of the viewer compiles JSON schemas to functions, hence 'unsafe-eval'; all scripts and
+# the document they read are our own.
 POLICY = (
-    "default-src 'none'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "default-src 'none'; script-src 'self' 'unsafe-eval'; style-src 'self'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
@@ -47,6 +48,10 @@ PAGE = """\
   <link rel="stylesheet" href="{page_css}">
 </head>
 <body>
+  <nav aria-label="The same contract for programs">
+    <a href="asyncapi.yaml">asyncapi.yaml</a>
+    <a href="asyncapi.json">asyncapi.json</a>
+  </nav>
   <main id="asyncapi" data-document="asyncapi.json">
     <p class="waiting">Loading the contract. Without JavaScript, read it as
       <a href="asyncapi.yaml">YAML</a> or <a href="asyncapi.json">JSON</a>.</p>

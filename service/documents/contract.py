@@ -123,7 +123,6 @@ def _channel(name: str, raw: Document) -> Document:
         "address": raw["address"],
         "title": name,
         "description": raw["description"],
-        "servers": [{"$ref": f"#/servers/{SERVER}"}],
         "messages": {name: {"$ref": f"#/components/messages/{name}"}},
         "bindings": {"amqp": amqp},
     }
@@ -143,7 +142,7 @@ def _operation(name: str, raw: Document) -> tuple[str, Document]:
         "action": action,
         "channel": {"$ref": f"#/channels/{name}"},
         "title": f"{verb} {name}",
-        "summary": MESSAGES[name].summary,
+        "summary": MESSAGES[name].operation,
         "bindings": {"amqp": {**binding, "bindingVersion": BINDING}},
         "messages": [{"$ref": f"#/channels/{name}/messages/{name}"}],
     }

@@ -30,6 +30,7 @@ class Example:
 class MessageNotes:
     """One message. `properties` are AMQP's, which AsyncAPI has no place for: a table says them."""
 
+    operation: str
     summary: str
     text: str
     properties: dict[str, str]
@@ -81,6 +82,7 @@ _AT_LEAST_ONCE = (
 # In the order of the document.
 MESSAGES = {
     "OrderCreated": MessageNotes(
+        operation="Process an order, once in effect, however often it is delivered.",
         summary="An order was placed somewhere.",
         text=(
             "Strict UTF-8 JSON of at most 256 KiB and 32 levels, no content-encoding, no duplicate "
@@ -126,6 +128,7 @@ MESSAGES = {
         ),
     ),
     "OrderProcessed": MessageNotes(
+        operation="Say that an order is stored.",
         summary="The order is stored.",
         text=_AT_LEAST_ONCE,
         properties=_event_properties("OrderProcessed", "event"),
@@ -145,6 +148,7 @@ MESSAGES = {
         ),
     ),
     "OrderFailed": MessageNotes(
+        operation="Say that a message could not become an order.",
         summary="A message could not become an order.",
         text=f"Its dead letter has the same reason. {_AT_LEAST_ONCE}",
         properties=_event_properties("OrderFailed", "event"),
@@ -183,6 +187,7 @@ MESSAGES = {
         ),
     ),
     "DeadLetter": MessageNotes(
+        operation="Put aside what could not become an order, so that nothing is lost.",
         summary="What could not become an order, as it came, and why.",
         text=(
             "The original body, byte for byte, whatever it was. Repetitions have the same "

@@ -27,9 +27,9 @@ ENV_EXAMPLE = (ROOT / ".env.example").read_text()
 
 # Variables that mean something without compose only: compose.yml has its own servers and names.
 NOT_IN_COMPOSE = {
-    *("database_url", "db_tls", "db_tls_ca", "mq_url", "mq_tls", "mq_tls_ca", "sqlite_path"),
+    *("database_url", "db_tls", "db_tls_ca", "mq_url", "mq_tls", "mq_tls_ca"),
     *("incoming_order_queue", "outgoing_processed_queue", "outgoing_failed_queue", "dlq_queue"),
-    *("events_exchange", "delivery_limit"),
+    *("events_exchange", "delivery_limit", "mq_management_url", "sqlite_path"),
 }
 
 

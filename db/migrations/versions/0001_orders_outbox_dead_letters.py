@@ -30,6 +30,7 @@ def upgrade() -> None:
         sa.CheckConstraint("total_amount > 0", name="ck_orders_total_amount"),
     )
     op.create_index("uq_orders_idempotency_key", "orders", ["idempotency_key"], unique=True)
+    op.create_index("ix_orders_created_at", "orders", ["created_at"])
 
     op.create_table(
         "outbox",

@@ -1,0 +1,268 @@
+"""The relay on a real outbox and a real broker: confirms, fences, order, parking, purging."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import aio_pika
+import pytest
+from sqlalchemy import text
+
+from db import outbox
+from db.engine import Database
+from db.models import OutboxEvent
+from service.app import Service
+from service.errors import BrokerAwayError
+from service.events import Row, new_id
+from service.publishing import Publisher, PublishOutcome
+from service.relay import Counts, Relay
+from service.settings import Settings
+from service.telemetry import Metrics
+from tests.harness import Wire, rows
+
+PROCESSED = "order_processed_queue"
+
+
+@pytest.fixture
+async def service(settings: Settings, database: Database, mq_url: str) -> AsyncIterator[Service]:
+    """The wired parts, with queues and schema in place, and nothing running."""
+    service = Service(settings.model_copy(update={"relay_max_attempts": 2}))
+    connection = await aio_pika.connect(mq_url)
+    async with connection:
+        await service.topology.ensure(connection)
+    yield service
+    await service.relay.close()
+    await service.database.dispose()
+
+
+def event(aggregate: str = "", **changes: Any) -> Row:
+    """An outbox row, of an aggregate of its own where none is named."""
+    event_id = new_id()
+    return {
+        "event_id": event_id,
+        "event_type": "OrderProcessed",
+        "aggregate_type": "order",
+        "aggregate_id": aggregate or event_id,
+        "exchange": "order_events",
+        "routing_key": "order.processed",
+        "payload": b'{"b": 1,  "a": "\xc3\xa9"}',
+        "content_type": "application/json",
+        "correlation_id": None,
+        "headers": {},
+    } | changes
+
+
+async def put(database: Database, *events: Row) -> None:
+    async with database.transaction() as connection:
+        await outbox.add_events(connection, events)
+
+
+def relay_of(service: Service, publisher: Publisher) -> Relay:
+    return Relay(
+        service.database,
+        publisher,
+        Metrics(),
+        batch_size=100,
+        lease_seconds=60,
+        poll_seconds=0.1,
+        max_attempts=2,
+        retention=timedelta(hours=1),
+        purge_interval_seconds=60,
+        purge_batch_size=10,
+    )
+
+
+async def test_the_bytes_of_the_row_are_published_under_its_event_id(
+    service: Service, database: Database, wire: Wire
+) -> None:
+    row = event()
+    await put(database, row)
+
+    assert await service.relay.run_once() == Counts(claimed=1, published=1)
+
+    await wire.listen(PROCESSED)
+    (message,) = await wire.hear(PROCESSED, 1)
+    assert (message.body, message.message_id) == (row["payload"], row["event_id"])
+    assert await service.relay.run_once() == Counts()
+
+
+async def test_an_event_without_a_route_is_retried_then_parked_and_its_neighbours_go_out(
+    service: Service, database: Database, wire: Wire
+) -> None:
+    lost, fine = event(routing_key="nobody.listens"), event()
+    await put(database, lost, fine)
+
+    assert await service.relay.run_once() == Counts(claimed=2, published=1, retried=1)
+    assert await service.relay.run_once() == Counts()  # not due yet
+    await make_due(database)
+    assert await service.relay.run_once() == Counts(claimed=1, parked=1)
+    await make_due(database)
+    assert await service.relay.run_once() == Counts()
+
+    stored = {row.event_id: row for row in await rows(database, OutboxEvent)}
+    parked = stored[lost["event_id"]]
+    assert (parked.attempts, parked.published_at) == (2, None)
+    assert parked.parked_at is not None
+    assert "NO_ROUTE" in parked.last_error
+
+
+async def test_a_parked_event_holds_back_later_events_of_its_aggregate_and_no_others(
+    service: Service, database: Database, wire: Wire
+) -> None:
+    await put(
+        database,
+        event("order-1", routing_key="nobody.listens"),
+        event("order-1"),
+        event("order-2"),
+        event("order-1", aggregate_type="shipment"),
+    )
+
+    assert await service.relay.run_once() == Counts(claimed=3, published=2, retried=1)
+    await make_due(database)
+    assert await service.relay.run_once() == Counts(claimed=1, parked=1)
+    await make_due(database)
+
+    assert await service.relay.run_once() == Counts()
+
+
+async def test_events_of_one_aggregate_keep_their_order(
+    service: Service, database: Database, wire: Wire
+) -> None:
+    events = [event("order-1", payload=f"{n}".encode()) for n in range(5)]
+    await put(database, *events)
+
+    while (await service.relay.run_once()).claimed:
+        pass
+
+    await wire.listen(PROCESSED)
+    heard = await wire.hear(PROCESSED, 5)
+    assert [message.body for message in heard] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+async def test_a_missing_exchange_is_the_fault_of_its_own_event_alone(
+    service: Service, database: Database
+) -> None:
+    await put(database, event(), event(exchange="no-such-exchange"), event())
+
+    assert await service.relay.run_once() == Counts(claimed=3, published=2, retried=1)
+
+    (failed,) = [row for row in await rows(database, OutboxEvent) if not row.published_at]
+    assert "no-such-exchange" in failed.last_error
+
+
+async def test_a_full_queue_is_a_refusal_and_no_loss(
+    service: Service, database: Database, wire: Wire
+) -> None:
+    full = await wire.channel.declare_queue(
+        "full",
+        durable=True,
+        arguments={"x-max-length": 1, "x-overflow": "reject-publish"},
+    )
+    await full.bind("order_events", routing_key="to.full")
+    await put(database, *(event(routing_key="to.full") for _ in range(3)))
+
+    counts = await service.relay.run_once()
+
+    assert counts.published + counts.retried == 3
+    assert counts.retried >= 1
+
+
+async def test_two_relays_on_one_outbox_publish_each_event_once(
+    service: Service, settings: Settings, database: Database, wire: Wire
+) -> None:
+    other = Service(settings)
+    events = [event() for _ in range(600)]
+    await put(database, *events)
+
+    async def drain(relay: Relay) -> int:
+        published = 0
+        while counts := (await relay.run_once()).published:
+            published += counts
+        return published
+
+    counts = await asyncio.gather(drain(service.relay), drain(other.relay))
+    await other.relay.close()
+    await other.database.dispose()
+
+    assert sum(counts) == 600
+    await wire.listen(PROCESSED)
+    heard = await wire.hear(PROCESSED, 600)
+    assert sorted(m.message_id or "" for m in heard) == sorted(row["event_id"] for row in events)
+
+
+async def test_a_relay_that_overslept_its_lease_changes_nothing(
+    service: Service, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Oversleeping:
+        """Publishes, and meanwhile somebody else has taken the lease over."""
+
+        async def publish(self, events: Sequence[outbox.ClaimedEvent]) -> list[PublishOutcome]:
+            async with database.transaction() as connection:
+                ids = [each.id for each in events]
+                await outbox.lease(connection, ids, token="somebody-else", seconds=60)
+            return await service.publisher.publish(events)
+
+        async def close(self) -> None:
+            await service.publisher.close()
+
+    await put(database, event(), event(routing_key="nobody.listens"))
+
+    counts = await relay_of(service, Oversleeping()).run_once()
+
+    assert counts.published == 0
+    stored = await rows(database, OutboxEvent)
+    assert {(row.published_at, row.attempts, row.lease_token) for row in stored} == {
+        (None, 0, "somebody-else")
+    }
+    assert "lease-lost" in caplog.messages
+
+
+async def test_a_broker_that_is_away_costs_no_attempt_and_the_claim_is_given_back(
+    service: Service, database: Database
+) -> None:
+    class Away:
+        async def publish(self, events: Sequence[outbox.ClaimedEvent]) -> list[PublishOutcome]:
+            raise BrokerAwayError("nobody listens there")
+
+        async def close(self) -> None: ...
+
+    await put(database, event())
+
+    with pytest.raises(BrokerAwayError):
+        await relay_of(service, Away()).run_once()
+
+    (row,) = await rows(database, OutboxEvent)
+    assert (row.attempts, row.lease_token, row.available_at) == (0, None, None)
+    assert await service.relay.run_once() == Counts(claimed=1, published=1)
+
+
+async def test_purging_takes_old_published_events_in_batches_and_nothing_else(
+    service: Service, database: Database
+) -> None:
+    await put(database, *(event() for _ in range(25)), event("kept"), event("parked"))
+    async with database.transaction() as connection:
+        await connection.execute(
+            text(
+                "UPDATE outbox SET published_at = UTC_TIMESTAMP(6) - INTERVAL 2 HOUR "
+                "WHERE aggregate_id NOT IN ('kept', 'parked')"
+            )
+        )
+        await connection.execute(
+            text(
+                "UPDATE outbox SET parked_at = UTC_TIMESTAMP(6) - INTERVAL 2 HOUR "
+                "WHERE aggregate_id = 'parked'"
+            )
+        )
+    relay = relay_of(service, service.publisher)
+
+    assert [await relay.purge() for _ in range(4)] == [10, 10, 5, 0]
+    assert {row.aggregate_id for row in await rows(database, OutboxEvent)} == {"kept", "parked"}
+
+
+async def make_due(database: Database) -> None:
+    """As if the time had come for everything that is kept back."""
+    async with database.transaction() as connection:
+        await connection.execute(text("UPDATE outbox SET available_at = NULL"))

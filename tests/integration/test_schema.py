@@ -1,0 +1,82 @@
+"""Migrations on a real server: complete, repeatable, and what the models say."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, text
+from sqlmodel import SQLModel
+
+from db import schema
+from db.engine import Database
+from db.migrations.comparison import compare_type, include_name
+from service.errors import SchemaBehindError
+from service.settings import Settings
+from service.storage import check_schema, migrate, open_database
+
+
+def differences(connection: Connection) -> list[object]:
+    context = MigrationContext.configure(
+        connection,
+        opts={"include_name": include_name, "compare_type": compare_type},
+    )
+    return list(compare_metadata(context, SQLModel.metadata))
+
+
+async def test_the_migrated_schema_is_what_the_models_say(database: Database) -> None:
+    async with database.engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_other_tables_in_the_database_are_left_alone(database: Database) -> None:
+    async with database.engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE somebody_elses (id INT PRIMARY KEY)"))
+    async with database.engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+    await migrate(database)
+    async with database.engine.connect() as connection:
+        await connection.execute(text("SELECT * FROM somebody_elses"))
+
+
+async def test_migrating_twice_changes_nothing(database: Database) -> None:
+    await migrate(database)
+    await check_schema(database)
+
+
+async def test_a_database_without_our_tables_is_told_to_be_migrated(settings: Settings) -> None:
+    database = open_database(settings)
+    with pytest.raises(SchemaBehindError, match="orders migrate"):
+        await check_schema(database)
+    await database.dispose()
+
+
+async def test_a_schema_newer_than_this_code_is_accepted(database: Database) -> None:
+    async with database.engine.begin() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    await check_schema(database)
+
+
+async def test_identifiers_compare_byte_for_byte(database: Database) -> None:
+    insert = text(
+        "INSERT INTO orders (order_id, user_id, total_amount, status, idempotency_key, "
+        "fingerprint, items, created_at, updated_at) "
+        "VALUES (:id, 'u', 1, 'PROCESSED', :id, '', '[]', NOW(6), NOW(6))"
+    )
+    async with database.engine.begin() as connection:
+        for order_id in ("a", "A", "a_", "a."):
+            await connection.execute(insert, {"id": order_id})
+
+
+async def test_two_migrations_at_once_end_with_one_schema(settings: Settings) -> None:
+    first, second = open_database(settings), open_database(settings)
+    await asyncio.gather(migrate(first), migrate(second))
+    await check_schema(first)
+    await first.dispose()
+    await second.dispose()
+
+
+def test_the_needed_version_is_the_newest_migration() -> None:
+    assert schema.is_known(schema.needed_version())
