@@ -8,10 +8,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from pymysql.err import OperationalError
 from sqlalchemy import event
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
+
+TLS_FAILED = 2026  # CR_SSL_CONNECTION_ERROR
 
 
 class Database:
@@ -70,7 +73,7 @@ def _create_engine(
     }
     if tls is not None:
         arguments["ssl"] = tls
-    return create_async_engine(
+    engine = create_async_engine(
         url,
         # A row's parameters are a customer's data: never in an error's text, hence in no log.
         hide_parameters=True,
@@ -80,6 +83,20 @@ def _create_engine(
         pool_recycle=1800,
         connect_args=arguments,
     )
+    if tls is not None:
+        event.listen(engine.sync_engine, "connect", _refuse_plain_text)
+    return engine
+
+
+def _refuse_plain_text(connection: Any, _: ConnectionPoolEntry) -> None:
+    """Where a server offers no TLS the driver goes on without, and says nothing."""
+    cursor = connection.cursor()
+    cursor.execute("SHOW SESSION STATUS LIKE 'Ssl_version'")
+    row = cursor.fetchone()
+    cursor.close()
+    if row is None or not row[1]:
+        connection.terminate()
+        raise OperationalError(TLS_FAILED, "the server offers no TLS")
 
 
 def _prepare_sqlite(connection: Any, _: ConnectionPoolEntry) -> None:

@@ -12,15 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from db.models import Order
+from db.records import TakenOrder
 from db.types import json_length
-
-
-class TakenOrder(NamedTuple):
-    """What a stored order takes up: its id, its key, and its content's fingerprint."""
-
-    order_id: str
-    idempotency_key: str
-    fingerprint: bytes
 
 
 class LatestOrder(NamedTuple):

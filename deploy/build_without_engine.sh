@@ -15,8 +15,8 @@
 #   4. The same once more as compose.yml runs it: read-only file system but for /tmp, no
 #      capabilities, no new privileges.
 #
-# Everything is kept below WORK and removed at the end; with KEEP=1 the base image and the layers
-# stay, and the next run starts from them. Nothing listens but the service, on PORT.
+# Everything is kept below WORK and removed at the end; with KEEP=1 it stays, and the next run takes
+# the base image from there. While it is tried out, the service listens on PORT, on every address.
 set -eu
 
 WORK=${WORK:-/var/tmp/order-service-build}
@@ -111,6 +111,9 @@ done
 python3 -c "import socket; socket.create_server(('0.0.0.0', $PORT))" 2>/dev/null ||
     die "port $PORT is taken: give another one in PORT"
 
+if [ -n "$(ls -A "$WORK" 2>/dev/null)" ] && [ ! -d "$WORK/storage" ]; then
+    die "$WORK holds something else, and would be removed: give another folder in WORK"
+fi
 mkdir -p "$WORK"
 trap clean_up EXIT
 trap 'exit 130' INT TERM

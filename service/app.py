@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,9 @@ from service.topology import Topology
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
+
+# What a relay has at hand when it is told to stop. What takes longer, the lease gives to others.
+RELAY_GRACE_SECONDS = 5.0
 
 DESCRIPTION = """\
 Every OrderCreated message ends, exactly once in effect, as one stored order and one
@@ -88,6 +91,7 @@ class Service:
             self.metrics,
             batch_size=settings.intake_batch_size,
             committed=self.relay.wake,
+            large=self._publisher(),
         )
         self.broker.include_router(
             make_router(self.topology, self.intake, prefetch_count=settings.prefetch_count)
@@ -118,30 +122,33 @@ class Service:
             await migrate(self.database)
         else:
             await self._refuse_old_schema()
-        self.supervisor.start("intake", self.intake.run)
-        self.supervisor.start("relay", self._relay)
-        try:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._close)
             if settings.embedded_broker:
-                async with TestRabbitBroker(self.broker, connect_only=True):
-                    self._embedded_running = True
-                    yield
+                await stack.enter_async_context(TestRabbitBroker(self.broker, connect_only=True))
+                self._embedded_running = True
             else:
                 self.supervisor.start("consumer", self._consume)
-                yield
-        finally:
-            self.relay.stop()
-            await self.supervisor.stop("relay", grace_seconds=settings.shutdown_timeout_seconds)
-            await self.supervisor.stop("intake")
-            await self.database.dispose()
-            log(Action.STOPPED)
+            self.supervisor.start("intake", self.intake.run)
+            self.supervisor.start("relay", self._relay)
+            stack.push_async_callback(self._stop_tasks)
+            yield
 
     async def stop_consuming(self) -> None:
-        """At shutdown, before anything else stops: finish what was taken in, take in no more."""
+        """At shutdown, before the broker is stopped: give back what cannot be stored now."""
         await self.supervisor.stop("consumer")
         if self.intake.away_since is not None:
             self.intake.abandon()
-        if not self.settings.embedded_broker:
-            await self.broker.drain()
+
+    async def _stop_tasks(self) -> None:
+        self.relay.stop()
+        await self.supervisor.stop("relay", grace_seconds=RELAY_GRACE_SECONDS)
+        await self.supervisor.stop("intake")
+
+    async def _close(self) -> None:
+        await self.intake.close()
+        await self.database.dispose()
+        log(Action.STOPPED)
 
     async def _is_consuming(self) -> bool:
         return self._embedded_running or await self.broker.answers()

@@ -114,8 +114,8 @@ class ServiceBroker(RabbitBroker):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await super().stop()
 
-    async def drain(self) -> None:
-        """Take no more messages, finish those at hand, and close."""
+    async def stop(self, *_: Any) -> None:
+        """Take no more messages, finish those at hand, and close, all within a deadline."""
         self.consuming = False
         with contextlib.suppress(TimeoutError, ExceptionGroup):
             async with asyncio.timeout(self._stop_timeout + CLOSE_SECONDS):

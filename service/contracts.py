@@ -87,10 +87,16 @@ def _decimal_schema(
         {
             "description": description,
             "anyOf": [
-                {"type": "number", "description": "Read exactly, never rounded.", **bounds},
                 {
+                    "title": "JSON number",
+                    "description": "Read exactly, never rounded.",
+                    "type": "number",
+                    **bounds,
+                },
+                {
+                    "title": "Decimal string",
+                    "description": "No exponent, sign or spaces.",
                     "type": "string",
-                    "description": "The same as a plain decimal: no exponent, sign or spaces.",
                     "pattern": pattern,
                 },
             ],
@@ -173,8 +179,7 @@ class OrderCreated(_Incoming):
         examples=["unique-key-001"],
     )
     items: tuple[OrderItem, ...] = Field(
-        description="The lines of the order; required, may be empty.",
-        examples=[[{"sku": "85123A", "quantity": 6, "unitPrice": "2.55"}]],
+        description="The lines of the order; required, may be empty."
     )
 
 

@@ -21,6 +21,10 @@ import pamqp.encode
 # may have been delivered to somebody else since.
 FRESH_SECONDS = 10.0
 
+# A statement must fit into the server's max_allowed_packet: 16 MiB where it is smallest (MariaDB),
+# and a byte may take two in a statement. A relay holds a whole batch of such rows in memory.
+MAX_STORED_BYTES = 1024 * 1024
+
 # Headers the broker adds to a delivery; a redelivery has other values in them.
 BROKER_HEADERS = frozenset(
     {"x-delivery-count", "x-acquired-count", "x-death", "x-first-death-exchange"}
@@ -91,6 +95,11 @@ class Delivery:
         state = self.raw.headers.get("tracestate")
         usable = isinstance(state, str) and state.isascii() and len(state) <= MAX_TRACESTATE
         return {"traceparent": parent} | ({"tracestate": state} if usable else {})
+
+    @property
+    def storable(self) -> bool:
+        """Whether the body fits into a row; what is larger is passed on without being stored."""
+        return len(self.body) <= MAX_STORED_BYTES
 
     def digest(self) -> bytes:
         """SHA-256 of the body and the sender's properties: 32 bytes, the same when redelivered."""

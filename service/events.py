@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 import uuid_utils
 from pydantic import BaseModel
 
+from db.outbox import ClaimedEvent
 from service.contracts import FailureReason, OrderFailed, OrderProcessed
 from service.delivery import Delivery
 from service.orders import Candidate, Refused
@@ -16,8 +18,9 @@ from service.topology import Topology
 
 SOURCE = "/order-service"
 UNKNOWN_ORDER = "UNKNOWN"
+DEAD_LETTER = "DeadLetter"
 CONFLICTS = {FailureReason.IDEMPOTENCY_CONFLICT, FailureReason.ORDER_ID_CONFLICT}
-MAX_DETAILS = 1000
+MAX_DETAILS = 900  # of the column's 1,000 characters
 
 Row = dict[str, Any]
 
@@ -88,7 +91,7 @@ class Events:
         delivery = refused.delivery
         return {
             "event_id": dead_letter_id,
-            "event_type": "DeadLetter",
+            "event_type": DEAD_LETTER,
             "aggregate_type": "dead_letter",
             "aggregate_id": dead_letter_id,
             "exchange": self.topology.exchange,
@@ -104,6 +107,20 @@ class Events:
                 "x-received-at": delivery.received_at.isoformat(),
             },
         }
+
+    def large_dead_letter(self, refused: Refused) -> ClaimedEvent:
+        """The same copy of a body that no row takes, to be published at once.
+
+        Its id follows from the message, so that publishing it again is recognised as that.
+        """
+        message_id = str(uuid5(NAMESPACE_URL, SOURCE + refused.delivery.digest().hex()))
+        row = self.dead_letter(refused, message_id)
+        return ClaimedEvent(
+            id=0,
+            attempts=0,
+            created_at=refused.delivery.received_at,
+            **{name: row[name] for name in ClaimedEvent._fields if name in row},
+        )
 
     def _event(
         self,
@@ -140,15 +157,18 @@ class Events:
 
 def dead_letter_row(refused: Refused, dead_letter_id: str, digest: bytes, occurrence: int) -> Row:
     delivery = refused.delivery
+    details = refused.refusal.details[:MAX_DETAILS]
+    if not delivery.storable:
+        details += " (too large to be stored: the body is in the dead-letter queue alone)"
     return {
         "dead_letter_id": dead_letter_id,
         "message_digest": digest,
         "occurrence": occurrence,
         "order_id": refused.order_id,
         "reason": str(refused.refusal.reason),
-        "details": refused.refusal.details[:MAX_DETAILS],
+        "details": details,
         "queue": delivery.queue,
-        "body": delivery.body,
+        "body": delivery.body if delivery.storable else b"",
         "headers": delivery.headers(),
         "properties": delivery.properties(),
         "received_at": delivery.received_at,

@@ -9,12 +9,17 @@ import ssl
 from collections.abc import Iterator
 
 from aiormq.exceptions import (
+    AMQPConnectionError,
     AuthenticationError,
     ChannelAccessRefused,
     ChannelNotFoundEntity,
     ConnectionClosed,
+    IncompatibleProtocolError,
+    InvalidFrameError,
     ProbableAuthenticationError,
+    ProtocolSyntaxError,
 )
+from pamqp.commands import Connection as Frames
 
 from db.failures import error_number
 
@@ -37,6 +42,7 @@ _DATABASE = {
     1927: "the link was killed",
     2006: "the link was lost",
     2013: "the link was lost",
+    2026: "TLS failed: it offers none, or its certificate cannot be trusted (DB_TLS, DB_TLS_CA)",
     2055: "the link was lost",
     3159: "it requires TLS (DB_TLS)",
     4031: "it closed an idle link",
@@ -69,7 +75,9 @@ def explain_database(error: BaseException) -> str:
 def explain_broker(error: BaseException) -> str:
     """Why the broker cannot be used, in a sentence without its subject."""
     lost = False
-    for cause in _causes(error):
+    for cause in _causes(as_said(error)):
+        if isinstance(cause, (IncompatibleProtocolError, ProtocolSyntaxError)):
+            return "something answers there that does not speak AMQP: is the port right?"
         if isinstance(cause, (ProbableAuthenticationError, AuthenticationError)):
             return "it refused the login: wrong user or password (MQ_USER, MQ_PASSWORD)"
         if isinstance(cause, ConnectionClosed):
@@ -87,6 +95,30 @@ def explain_broker(error: BaseException) -> str:
         elif words is not None:
             return words
     return LINK_LOST if lost else f"{type(error).__name__}: {error}"
+
+
+def as_said(error: BaseException) -> BaseException:
+    """The error without its wrapping.
+
+    aiormq raises an AMQPConnectionError, itself a ConnectionError, from each failure to connect.
+    Of a broker that closes the link instead of opening the vhost it keeps only that it did.
+    """
+    if isinstance(error, InvalidFrameError):
+        close = _close_frame(error)
+        return error if close is None else ConnectionClosed(close.reply_code, close.reply_text)
+    if type(error) is AMQPConnectionError and error.__cause__ is not None:
+        return error.__cause__
+    return error
+
+
+def _close_frame(error: BaseException) -> Frames.Close | None:
+    """The frame that the driver was looking at when it raised."""
+    trace = error.__traceback__
+    while trace is not None:
+        if isinstance(frame := trace.tb_frame.f_locals.get("frame"), Frames.Close):
+            return frame
+        trace = trace.tb_next
+    return None
 
 
 def _network(cause: BaseException) -> str | None:

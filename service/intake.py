@@ -28,15 +28,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from db import dead_letters, orders, outbox
 from db.engine import Database
 from db.failures import Failure, classify
-from service.errors import DatabaseAwayError
+from db.records import TakenOrder
+from service.errors import BrokerAwayError, DatabaseAwayError
 from service.events import Events, Row, dead_letter_row, new_id, order_row
 from service.explain import explain_database
 from service.orders import Accepted, Candidate, Conflict, Duplicate, Refused, TakenOrders
+from service.publishing import Publisher, Rejected
 from service.retry import delay_after
 from service.telemetry import Action, Metrics, log
 
-# A statement must fit into the server's max_allowed_packet, 16 MiB where it is smallest (MariaDB),
-# and a byte may take two in a statement.
+# As for one body (service.delivery): a statement holds the bodies of a whole batch.
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 
@@ -65,7 +66,7 @@ class _Entry:
 
     @property
     def size(self) -> int:
-        return len(self.subject.delivery.body)
+        return len(self.subject.delivery.body) if self.subject.delivery.storable else 0
 
     @property
     def surely_first(self) -> bool:
@@ -93,12 +94,15 @@ class Intake:
         *,
         batch_size: int,
         committed: Callable[[], None],
+        large: Publisher,
     ) -> None:
         self._database = database
         self._events = events
         self._metrics = metrics
         self._batch_size = batch_size
         self._committed = committed
+        self._large = large
+        self._one_at_a_time = asyncio.Lock()
         self._waiting: deque[_Entry] = deque()
         self._arrived = asyncio.Event()
         self._abandoned = asyncio.Event()
@@ -109,8 +113,11 @@ class Intake:
         """Decide and store `subject`; returns once that is committed.
 
         Raises:
+            BrokerAwayError: a body too large to be stored could not be passed on.
             DatabaseAwayError: intake was told to abandon what it cannot store.
         """
+        if isinstance(subject, Refused) and not subject.delivery.storable:
+            await self._publish_large(subject)
         entry = _Entry(subject, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
         self._arrived.set()
@@ -123,6 +130,10 @@ class Intake:
     def resume(self) -> None:
         """Hold what cannot be stored and try again, from now on: the normal way."""
         self._abandoned.clear()
+
+    async def close(self) -> None:
+        """Close what passing large bodies on has opened."""
+        await self._large.close()
 
     async def run(self) -> None:
         """Take in until cancelled."""
@@ -225,7 +236,7 @@ class Intake:
 
     async def _find_taken(
         self, connection: AsyncConnection, candidates: Sequence[Candidate]
-    ) -> list[orders.TakenOrder]:
+    ) -> list[TakenOrder]:
         if not candidates:
             return []
         return await orders.find_taken(
@@ -266,8 +277,16 @@ class Intake:
             letter_id = entry.dead_letter_id
             plan.dead_letters.append(dead_letter_row(subject, letter_id, digest, last[digest]))
             plan.events.append(self._events.failed(subject, letter_id, now))
-            plan.events.append(self._events.dead_letter(subject, letter_id))
+            if subject.delivery.storable:
+                plan.events.append(self._events.dead_letter(subject, letter_id))
             plan.outcomes.append((entry, DeadLettered(subject)))
+
+    async def _publish_large(self, refused: Refused) -> None:
+        """Pass a body on that no row takes, before it is recorded: it is then safe on its queue."""
+        async with self._one_at_a_time:
+            (outcome,) = await self._large.publish([self._events.large_dead_letter(refused)])
+        if isinstance(outcome, Rejected):
+            raise BrokerAwayError(outcome.reason)
 
     def _settle(self, outcomes: Sequence[tuple[_Entry, Outcome]]) -> None:
         if self.away_since is not None:

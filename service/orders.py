@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from db.orders import TakenOrder
+from db.records import TakenOrder
 from service.codec import fingerprint
 from service.contracts import FailureReason, OrderCreated
 from service.delivery import Delivery

@@ -183,8 +183,9 @@ class InProcessPublisher:
 
     async def publish(self, events: Sequence[ClaimedEvent]) -> list[PublishOutcome]:
         for event in events:
-            # Nobody listens to a topic: no fault in this mode.
-            with contextlib.suppress(SubscriberNotFound):
+            # Nobody listens to a topic, or whoever does cannot read a dead letter's body, which may
+            # be anything: no fault of the event.
+            with contextlib.suppress(SubscriberNotFound, ValueError):
                 await self._broker.publish(
                     message_of(event), exchange=event.exchange, routing_key=event.routing_key
                 )

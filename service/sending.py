@@ -56,7 +56,7 @@ def read_lines(source: str) -> Iterator[bytes]:
 def sample_lines(count: int, *, seed: int | None = None) -> Iterator[bytes]:
     """Plausible orders: real invoices from the project's example file under new ids and keys."""
     rng = random.Random(seed)  # noqa: S311 - plausible, not secret
-    with gzip.open(SAMPLES.open("rb")) as stream:
+    with SAMPLES.open("rb") as packed, gzip.open(packed) as stream:
         orders = [json.loads(line, parse_float=str) for line in stream]
     run = new_id()
     for number in range(1, count + 1):

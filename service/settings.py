@@ -15,6 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -105,9 +106,13 @@ class Settings(BaseSettings):
 
     @field_validator("db_tls_ca", "mq_tls_ca")
     @classmethod
-    def _file_is_there(cls, path: Path | None) -> Path | None:
+    def _certificates_are_there(cls, path: Path | None) -> Path | None:
         if path is not None and not path.is_file():
             raise ValueError(f"no such file: {path}")
+        try:
+            ssl.create_default_context(cafile=path)
+        except OSError:
+            raise ValueError(f"not a PEM file of certificates: {path}") from None
         return path
 
     @model_validator(mode="after")
@@ -238,6 +243,9 @@ class Settings(BaseSettings):
                     "DATABASE_URL must start with mysql+aiomysql:// or sqlite+aiosqlite://, "
                     f"not {self.database.drivername}://"
                 )
+            # What follows an unescaped @ or / of a password would be taken for host and name.
+            elif self.database.host and "@" in (self.database.database or ""):
+                faults.append("DATABASE_URL has an @ too many: write one in a password as %40")
         except (ArgumentError, ValueError):  # the latter for a port that is no number
             faults.append(
                 "DATABASE_URL cannot be read; write mysql+aiomysql://USER:PASSWORD@HOST:3306/NAME"
@@ -249,7 +257,9 @@ class Settings(BaseSettings):
             readable = False
         if not readable:
             faults.append("MQ_URL cannot be read; write amqp://USER:PASSWORD@HOST:5672/VHOST")
-        elif self.mq_url is not None and (self.mq_tls or self.mq_tls_ca) and not self.broker_tls():
+        elif "@" in parts.path:
+            faults.append("MQ_URL has an @ too many: write one in a password as %40")
+        elif self.mq_url is not None and (self.mq_tls or self.mq_tls_ca) and parts.scheme == "amqp":
             faults.append("MQ_TLS is set, and MQ_URL says no TLS: write amqps://")
         if self.mq_management_url is not None:
             faults += _management_faults(self.mq_management_url.get_secret_value())
@@ -305,7 +315,10 @@ def load_settings() -> Settings:
     Raises:
         ConfigurationError: one line per fault, each naming its variable and what to do.
     """
-    secrets = Path(os.environ.get("SECRETS_DIR") or "/run/secrets")
+    chosen = os.environ.get("SECRETS_DIR")
+    secrets = Path(chosen or "/run/secrets")
+    if chosen and not secrets.is_dir():
+        raise ConfigurationError(f"SECRETS_DIR: no such directory: {chosen}")
     try:
         return Settings(_secrets_dir=secrets if secrets.is_dir() else None)
     except ValidationError as error:
@@ -318,6 +331,7 @@ def load_settings() -> Settings:
             "The configuration cannot be used:\n"
             + "\n".join(f"  - {line}" for text in lines for line in text.splitlines())
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+    except SettingsError as error:
+        cause = error.__cause__
+        why = cause.strerror if isinstance(cause, OSError) else "not UTF-8"
         raise ConfigurationError(f"A file in {secrets} cannot be read: {why}") from None

@@ -26,7 +26,7 @@ from service.delivery import Delivery
 from service.errors import DatabaseAwayError, Refusal
 from service.intake import Intake
 from service.orders import Candidate, Refused
-from service.telemetry import Action, log
+from service.telemetry import Action, log, where
 from service.topology import Topology
 
 MAX_NAMED_FAULTS = 5
@@ -115,6 +115,7 @@ def _dead_lettering(intake: Intake, queue: str) -> type[BaseMiddleware[Any, Any]
                     Action.MESSAGE_FAILED,
                     logging.ERROR,
                     error=type(error).__name__,
+                    where=where(error),
                     redelivered=delivery.raw.redelivered,
                 )
                 # Counts towards the delivery limit on every RabbitMQ, which a nack does not.

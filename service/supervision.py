@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from service.retry import delay_after
-from service.telemetry import Action, log, logger
+from service.telemetry import Action, log, where
 
 # A task that fails more often than this within the window has a defect that trying again will not
 # mend: `alive` turns false, and an orchestrator replaces the process.
@@ -48,8 +48,13 @@ class Supervisor:
             except Exception as error:
                 now = time.monotonic()
                 failures = [*(each for each in failures if now - each < WINDOW_SECONDS), now]
-                log(Action.TASK_FAILED, logging.ERROR, task=name, error=type(error).__name__)
-                logger.debug("traceback of %s", name, exc_info=error)
+                log(
+                    Action.TASK_FAILED,
+                    logging.ERROR,
+                    task=name,
+                    error=type(error).__name__,
+                    where=where(error),
+                )
                 if len(failures) >= MAX_FAILURES:
                     raise
                 await asyncio.sleep(delay_after(len(failures)).total_seconds())

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import traceback
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -44,6 +46,12 @@ class Action(StrEnum):
 def log(action: Action, level: int = logging.INFO, /, **fields: Any) -> None:
     """One line: the action, then its fields. Fields are ids, counts and reasons, never payloads."""
     logger.log(level, "%s", action, extra={"fields": fields})
+
+
+def where(error: BaseException) -> str:
+    """The places an error came through, innermost last: never its message, which may quote."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    return " > ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)
 
 
 class TextFormatter(logging.Formatter):

@@ -134,7 +134,9 @@ class Topology:
             ),
             _nothing,
         )
-        return Mismatch(queue.name, difference, quorum="x-queue-type" not in (other_type or ""))
+        # A queue that is not durable is named for that first, and it cannot be a quorum queue.
+        classic = any(word in (other_type or "") for word in ("x-queue-type", "durable"))
+        return Mismatch(queue.name, difference, quorum=not classic)
 
 
 async def _either(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aio_pika
+import pytest
 from aio_pika.abc import AbstractIncomingMessage
 from sqlalchemy import select
 from sqlmodel import SQLModel
@@ -16,6 +17,7 @@ from sqlmodel import SQLModel
 from db.engine import Database
 from service.app import ServiceApp, create_app
 from service.settings import Settings
+from service.telemetry import Action
 
 PATIENCE_SECONDS = 20.0
 
@@ -24,6 +26,12 @@ def settings_for(**overrides: Any) -> Settings:
     """Settings of a test: quick polls, nothing from the environment but what is given here."""
     quick: dict[str, Any] = {"environment": "development", "relay_poll_seconds": 0.1}
     return Settings(**quick | overrides)
+
+
+def logged(caplog: pytest.LogCaptureFixture, action: Action) -> list[dict[str, Any]]:
+    """The fields of every line of this action."""
+    lines = [record for record in caplog.records if record.getMessage() == action]
+    return [line.__dict__["fields"] for line in lines]
 
 
 @asynccontextmanager

@@ -158,7 +158,7 @@ async def _declare_again(
 
 def _compared(name: str, refused: AMQPError | None, traffic: str) -> Finding:
     if refused is None:
-        return _finding(name, Level.OK, f"quorum, as declared; {traffic}")
+        return _finding(name, Level.OK, f"quorum as declared, {traffic}")
     if isinstance(refused, ChannelAccessRefused):
         text = f"there; its type is not told to a user without the right to configure; {traffic}"
         return _finding(name, Level.UNKNOWN, text)

@@ -142,7 +142,7 @@ def _bound(answer: Any) -> dict[str, list[str]]:
 
 
 def _binding(queue: Queue, keys: list[str], exchange: str) -> Finding:
-    name = f"binding of {queue.name}"
+    name = f"binding {queue.name}"
     if queue.binding_key in keys:
         others = sorted(set(keys) - {queue.binding_key})
         more = f"; also to {', '.join(others)}" if others else ""
@@ -153,6 +153,6 @@ def _binding(queue: Queue, keys: list[str], exchange: str) -> Finding:
 
 
 def _unknown(where: str, why: str) -> Finding:
-    found = f"the management API at {where} was not asked: {why}"
+    found = f"management API {where}: {why}"
     advice = f"{BINDS_ITSELF}enable the plugin rabbitmq_management or set MQ_MANAGEMENT_URL"
     return Finding(SUBJECT, "bindings", Level.UNKNOWN, found, advice)

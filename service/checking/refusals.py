@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator
 from enum import Enum, auto
 
 from aiormq.exceptions import (
-    AMQPConnectionError,
     AuthenticationError,
     ConnectionClosed,
-    IncompatibleProtocolError,
-    InvalidFrameError,
     ProbableAuthenticationError,
-    ProtocolSyntaxError,
 )
-from pamqp.commands import Connection as Frames
 
-from service.explain import explain_broker
+from service.explain import as_said, explain_broker
+
+_SUBJECT = re.compile(r" for (queue|exchange) '.*' in vhost '.*?'(?=:)")
 
 
 class Stage(Enum):
@@ -32,22 +30,20 @@ class Stage(Enum):
 def stage(error: BaseException) -> Stage:
     if isinstance(error, (AuthenticationError, ProbableAuthenticationError)):
         return Stage.LOGIN
-    if isinstance(_as_said(error), ConnectionClosed):
+    if isinstance(as_said(error), ConnectionClosed):
         return Stage.VHOST
     return Stage.REACHING
 
 
 def explain(error: BaseException) -> str:
     """Why the broker cannot be used, in a sentence without its subject."""
-    said = _as_said(error)
-    if isinstance(said, (IncompatibleProtocolError, ProtocolSyntaxError)):
-        return "something answers there that does not speak AMQP: is the port right?"
-    return explain_broker(said)
+    return explain_broker(error)
 
 
 def words(refusal: Exception) -> str:
-    """The broker's own sentence, such as `inequivalent arg 'durable' for queue …`."""
-    return str(refusal).removeprefix("PRECONDITION_FAILED - ")
+    """The broker's own words, without the name: `inequivalent arg 'durable': received …`."""
+    text = str(refusal).removeprefix("PRECONDITION_FAILED - ")
+    return _SUBJECT.sub("", text, count=1)
 
 
 @contextlib.contextmanager
@@ -62,27 +58,3 @@ def silent_driver() -> Iterator[None]:
     finally:
         for each, level in zip(loggers, before, strict=True):
             each.setLevel(level)
-
-
-def _as_said(error: BaseException) -> BaseException:
-    """The error without its wrapping.
-
-    aiormq raises an AMQPConnectionError, itself a ConnectionError, from each failure to connect.
-    Of a broker that closes the link instead of opening the vhost it keeps only that it did.
-    """
-    if isinstance(error, InvalidFrameError):
-        close = _close_frame(error)
-        return error if close is None else ConnectionClosed(close.reply_code, close.reply_text)
-    if type(error) is AMQPConnectionError and error.__cause__ is not None:
-        return error.__cause__
-    return error
-
-
-def _close_frame(error: BaseException) -> Frames.Close | None:
-    """The frame that the driver was looking at when it raised."""
-    trace = error.__traceback__
-    while trace is not None:
-        if isinstance(frame := trace.tb_frame.f_locals.get("frame"), Frames.Close):
-            return frame
-        trace = trace.tb_next
-    return None

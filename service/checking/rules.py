@@ -138,7 +138,7 @@ def _binary_log(variables: Mapping[str, str]) -> list[Finding]:
             "after a power failure the last commits may be missing from the log, and then from "
             "the tables or from a replica too: set sync_binlog to 1"
         )
-        return [_finding("binary log", Level.WARNING, found, advice)]
+        return [_finding("binary log", Level.WRONG, found, advice)]
     return [_finding("binary log", Level.OK, found)]
 
 

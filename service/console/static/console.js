@@ -1,13 +1,11 @@
-"use strict";
 // Whatever comes from the service is put on the page as text, never as markup.
 
 const POLL_MS = 2000;
-const TROUBLE_AFTER_SECONDS = 30; // an event that waits longer than this deserves a colour
+const LATE_SECONDS = 30; // an event that waits longer than this deserves a colour
 
 const $ = (id) => document.getElementById(id);
 const grouped = (digits) => String(digits).replace(/\B(?=(\d{3})+(?!\d))/g, ",");
 const money = (text) => text.replace(/^\d+/, grouped);
-const plural = (count, one) => `${grouped(count)} ${one}${count === 1 ? "" : "s"}`;
 
 function element(tag, className, text) {
   const made = document.createElement(tag);
@@ -16,16 +14,19 @@ function element(tag, className, text) {
   return made;
 }
 
-function put(id, text, className) {
-  const place = $(id);
+function write(place, text) {
   if (place.textContent !== text) place.textContent = text;
-  if (className !== undefined && place.className !== className) place.className = className;
+}
+
+function put(id, text, className) {
+  write($(id), text);
+  if (className !== undefined) $(id).className = className;
 }
 
 const figure = (id, value, className = "") => put(id, value == null ? "–" : grouped(value), className);
 const state = (id, ok, good, bad) => put(id, ok ? good : bad, `note state ${ok ? "ok" : "bad"}`);
 
-// ---- time: ages by the service's clock, whatever this computer's says
+// Ages go by the service's clock, whatever this computer's says.
 
 let clockAhead = 0;
 
@@ -38,12 +39,7 @@ function age(iso) {
   return `${Math.floor(seconds / 86400)} d`;
 }
 
-function since(iso) {
-  const started = new Date(iso);
-  const today = started.toDateString() === new Date().toDateString();
-  const day = today ? "" : `${started.getDate()} ${started.toLocaleString("en", { month: "short" })} `;
-  return `since ${day}${started.toTimeString().slice(0, 5)}`;
-}
+const since = (iso) => `this process, up ${age(iso)}`;
 
 function when(iso) {
   const made = element("time");
@@ -53,13 +49,10 @@ function when(iso) {
 }
 
 function tick() {
-  for (const each of document.querySelectorAll("time")) {
-    const text = age(each.dateTime);
-    if (each.textContent !== text) each.textContent = text;
-  }
+  for (const each of document.querySelectorAll("time")) write(each, age(each.dateTime));
 }
 
-// ---- lists: made anew only when something in them changed, so that text can be selected
+// Lists are made anew only when something in them changed, so that text can be selected.
 
 const shown = new Map();
 
@@ -76,42 +69,41 @@ function list(id, items, key, make) {
   }));
 }
 
-function row(...cells) {
+function row(cells) {
   const made = element("tr");
-  for (const [className, content, title] of cells) {
+  for (const [className, content] of Object.entries(cells)) {
     const cell = element("td", className);
-    cell.append(content);
-    if (title) cell.title = title;
+    cell.append(typeof content === "string" ? element("bdi", "", content) : content);
+    if (!cell.firstChild.title) cell.title = cell.textContent;
     made.append(cell);
   }
   return made;
 }
 
-const orderRow = (order) => row(
-  ["id", order.id, order.id],
-  ["num amount", money(order.amount)],
-  ["num lines", grouped(order.lines)],
-  ["num when", when(order.at)],
-);
+const orderRow = (order) => row({
+  id: order.id,
+  num: money(order.amount),
+  "num lines": grouped(order.lines),
+  "num when": when(order.at),
+});
 
-const deadRow = (letter) => row(
-  ["reason", letter.reason],
-  ["order", letter.orderId ?? "–", letter.orderId],
-  ["details", letter.details, letter.details],
-  ["letter", `…${letter.id.slice(-12)}`, letter.id],
-  ["num when", when(letter.at)],
-);
+const deadRow = (letter) => row({
+  reason: letter.reason,
+  order: letter.orderId ?? "–",
+  details: letter.details,
+  letter: letter.id,
+  "num when": when(letter.at),
+});
 
 function eventItem(event) {
   const made = element("li");
   const head = element("p", "head");
-  const fate = element("span", event.parked ? "parked" : "", event.parked ? "parked" : "waits ");
+  const fate = element("span", event.parked ? "bad" : "", event.parked ? "parked" : "waits ");
   if (!event.parked) fate.append(when(event.at));
   head.append(element("span", "", event.type), fate);
-  const about = element("p", "", event.aggregate + (event.attempts ? ` · ${plural(event.attempts, "attempt")}` : ""));
-  about.title = event.aggregate;
+  const about = element("p", "", event.aggregate + (event.attempts ? `, attempts ${event.attempts}` : ""));
   made.append(head, about);
-  if (event.error) made.append(element("p", "error", event.error));
+  if (event.error) made.append(element("p", "error warn", event.error));
   return made;
 }
 
@@ -125,13 +117,11 @@ function reasonItem([reason, count], most) {
   return made;
 }
 
-// ---- the picture
-
 let last = null;
 
 function perSecond(process, at) {
-  const seconds = last && last.process.id === process.id ? (Date.parse(at) - Date.parse(last.at)) / 1000 : 0;
-  return (name) => (seconds > 0 ? Math.max(0, Math.round((process[name] - last.process[name]) / seconds)) : 0);
+  const seconds = last?.process.id === process.id ? (Date.parse(at) - Date.parse(last.at)) / 1000 : 0;
+  return (name) => (seconds ? Math.round((process[name] - last.process[name]) / seconds) : 0);
 }
 
 function drawWay(data) {
@@ -143,8 +133,7 @@ function drawWay(data) {
   figure("waiting", data.waiting);
   state("broker", status.broker, "consuming", "not consuming");
   figure("received", process.received);
-  put("received-unit", process.received === 1 ? "message" : "messages");
-  const repeated = process.repeated ? `, ${plural(process.repeated, "repeat")}` : "";
+  const repeated = process.repeated ? `, repeats ${grouped(process.repeated)}` : "";
   put("intake", taking ? `${grouped(taking)} a second` : since(process.startedAt) + repeated);
   if (totals) {
     figure("orders", totals.orders);
@@ -153,7 +142,7 @@ function drawWay(data) {
   const countedAgo = totals ? Date.parse(data.at) - Date.parse(totals.countedAt) : 0;
   const counted = countedAgo > 5000 ? `, counted ${age(totals.countedAt)} ago` : "";
   state("database", status.database, `answering${counted}`, "not answering");
-  const late = (outbox?.oldestPendingSeconds ?? 0) > TROUBLE_AFTER_SECONDS;
+  const late = (outbox?.oldestPendingSeconds ?? 0) > LATE_SECONDS;
   figure("pending", outbox?.pending, late ? "warn" : "");
   figure("parked", outbox?.parked, outbox?.parked ? "bad" : "");
   const oldest = outbox?.pending ? `, oldest ${Math.round(outbox.oldestPendingSeconds)} s` : "";
@@ -183,19 +172,19 @@ function draw(data) {
     list("t-dead", data.latest.deadLetters, (each) => each.id, deadRow);
     list("events", data.latest.events, (each) => each.type + each.aggregate, eventItem);
   }
-  if (data.sending && !last) offer();
-  trouble(status.database ? "" : "The database does not answer. What stands below is what it said last.");
+  if (data.sending && !last) attempt(offer);
+  trouble(status.database ? "" : "The database");
   last = data;
   tick();
 }
 
-function trouble(text) {
-  put("trouble", text);
-  $("trouble").hidden = !text;
-  document.body.classList.toggle("stale", Boolean(text));
+function trouble(silent) {
+  put("trouble", `${silent} does not answer. Below is what was known last.`);
+  $("trouble").hidden = !silent;
+  document.body.classList.toggle("stale", Boolean(silent));
 }
 
-// ---- polling, one request at a time, none while nobody looks
+// One request at a time, none while nobody looks.
 
 let timer = 0;
 let polling = false;
@@ -210,15 +199,12 @@ async function poll() {
     draw(await answer.json());
   } catch {
     put("state", "no answer", "state bad");
-    trouble("The service does not answer. What stands below is what it said last.");
-    tick();
+    trouble("The service");
   } finally {
     polling = false;
     timer = setTimeout(poll, POLL_MS);
   }
 }
-
-// ---- test orders
 
 async function sample() {
   return (await fetch("console/sample.json")).json();
@@ -236,8 +222,9 @@ async function invalid() {
 }
 
 async function send(body) {
-  const headers = { "content-type": "application/json" };
-  const answer = await fetch("console/send", { method: "POST", headers, body });
+  const answer = await fetch("console/send", {
+    method: "POST", headers: { "content-type": "application/json" }, body,
+  });
   const told = await answer.json();
   if (!answer.ok) throw new Error(told.error);
   put("result", `Message ${told.messageId} was taken in.`, "result");
@@ -245,15 +232,13 @@ async function send(body) {
 }
 
 async function attempt(act) {
-  const buttons = document.querySelectorAll("button");
-  for (const each of buttons) each.disabled = true;
+  $("buttons").disabled = true;
   try {
     await act();
   } catch (error) {
     put("result", error.message, "result bad");
-  } finally {
-    for (const each of buttons) each.disabled = false;
   }
+  $("buttons").disabled = false;
 }
 
 $("form").addEventListener("submit", (event) => {

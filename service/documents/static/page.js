@@ -20,20 +20,24 @@ function show(schema) {
   );
 }
 
-// Payloads are what people come for: open them once the viewer has drawn, which it does in rounds.
+// Payloads are what people come for: they stand open. The viewer draws in rounds, so this looks
+// again after each, until the reader's first touch.
 let settled;
 const drawing = new MutationObserver(() => {
   clearTimeout(settled);
   settled = setTimeout(openPayloads, 100);
 });
 drawing.observe(place, { childList: true, subtree: true });
+for (const touch of ["pointerdown", "keydown"]) {
+  addEventListener(touch, () => drawing.disconnect(), { once: true });
+}
 
 function openPayloads() {
-  if (!place.querySelector(".aui-root button")) return;
-  drawing.disconnect();
-  for (const button of place.querySelectorAll("button")) {
-    const box = button.textContent.trim() === "Expand all" && button.closest(".border");
-    if (box && box.textContent.startsWith("Payload")) button.click();
+  for (const button of place.querySelectorAll(".border button")) {
+    const isPayload = button.textContent.trim() === "Payload";
+    // The chevron's twin, which says what it would do.
+    const twin = isPayload && button.closest(".justify-between")?.querySelector(":scope .ml-auto");
+    if (twin && twin.textContent.trim() === "Expand all") button.click();
   }
 }
 

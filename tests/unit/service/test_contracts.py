@@ -29,10 +29,14 @@ CANARY = "c4nary-7f3a"
 
 def received(**fields: Any) -> OrderCreated:
     """As it comes: through bytes and the codec. A `bytes` value stands as JSON text, verbatim."""
-    verbatim = {name: value.decode() for name, value in fields.items() if isinstance(value, bytes)}
-    text = json.dumps(order_created_fields() | fields, default=lambda each: f"<{each.decode()}>")
-    for value in verbatim.values():
-        text = text.replace(f'"<{value}>"', value)
+    verbatim = dict[str, str]()
+
+    def mark(value: bytes) -> str:
+        return verbatim.setdefault(value.decode(), f"@{len(verbatim)}@")
+
+    text = json.dumps(order_created_fields() | fields, default=mark)
+    for value, placeholder in verbatim.items():
+        text = text.replace(f'"{placeholder}"', value)
     return OrderCreated.model_validate(decode(text.encode()))
 
 
@@ -110,7 +114,7 @@ def test_fields_are_known_by_their_names_on_the_wire_alone() -> None:
     with pytest.raises(ValidationError) as caught:
         OrderCreated.model_validate(snake)
     assert len(caught.value.errors()) == 5
-    assert received(**snake, orderId="o-1").order_id == "o-1"
+    assert received(order_id="x", orderId="o-1").order_id == "o-1"
 
 
 def test_unknown_fields_are_ignored_at_any_level() -> None:
@@ -171,11 +175,7 @@ def test_no_amount_goes_through_a_float(amount: Decimal, zeros: int) -> None:
 def test_an_amount_that_a_float_cannot_hold_is_kept() -> None:
     price = "0.1000000000000000055511151231257827021181583404541015625000000000000000000001"
     for written in (price.encode(), f'"{price}"'.encode()):
-        order = received(items=[{"sku": "a", "quantity": 1, "unitPrice": "PRICE"}])
-        body = json.dumps(order_created_fields(items=[item(unitPrice="PRICE")]))
-        body = body.replace('"PRICE"', written.decode())
-        order = OrderCreated.model_validate(decode(body.encode()))
-        assert str(order.items[0].unit_price) == price
+        assert str(received(items=[item(unitPrice=written)]).items[0].unit_price) == price
 
 
 def test_a_python_float_counts_as_its_shortest_text() -> None:
@@ -206,17 +206,10 @@ def test_a_quantity_is_a_whole_number_from_1(quantity: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "quantity", [0, -1, 2**63, 10**4000, True, False, 1.0, 1.5, "1", None, [], {}]
+    "quantity", [0, -1, 2**63, 10**4000, True, False, b"1.0", b"1e0", 1.5, "1", None, [], {}]
 )
 def test_a_quantity_that_breaks_a_rule_is_refused(quantity: Any) -> None:
     assert faults(items=[item(quantity=quantity)]) == [("items", 0, "quantity")]
-
-
-def test_a_quantity_of_one_point_zero_is_no_whole_number_on_the_wire() -> None:
-    body = json.dumps(order_created_fields(items=[item(quantity=1)]))
-    body = body.replace('"quantity": 1', '"quantity": 1.0')
-    with pytest.raises(ValidationError):
-        OrderCreated.model_validate(decode(body.encode()))
 
 
 @pytest.mark.parametrize("sku", ["", " ", "85123A", "\u00e9\N{PILE OF POO}", "a\nb", "x" * 10_000])

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from db.orders import TakenOrder
+from db.records import TakenOrder
 from service.contracts import FailureReason
 from service.orders import Accepted, Candidate, Conflict, Decision, Duplicate, TakenOrders, decide
 from tests.factories import delivery, order_created, order_created_json

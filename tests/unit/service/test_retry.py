@@ -26,7 +26,7 @@ def test_a_delay_is_between_half_and_all_of_its_step(
             attempt, first_seconds=first, longest_seconds=longest, jitter=lambda: share
         ).total_seconds()
 
-    assert 0 < delay(1) <= delay(jitter) <= delay(0) <= longest
+    assert 0 < delay(1) <= delay(jitter) <= delay(0) <= longest + 1e-6
     assert abs(delay(1) - delay(0) / 2) < 1e-5
 
 

@@ -1,0 +1,250 @@
+"""asyncapi.yaml: what the code says, complete, and in step with what is really sent."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from service.app import create_app
+from service.contracts import FailureReason, OrderCreated, OrderFailed, OrderProcessed
+from service.delivery import Delivery
+from service.documents.contract import Contract
+from service.documents.messages import MESSAGES
+from service.errors import Refusal
+from service.events import Events
+from service.orders import Candidate, Refused
+from service.settings import Settings
+from service.topology import Topology
+
+ROOT = Path(__file__).parents[2]
+COMMITTED = (ROOT / "asyncapi.yaml").read_text()
+DOCUMENT: dict[str, Any] = yaml.safe_load(COMMITTED)
+SCHEMAS: dict[str, dict[str, Any]] = DOCUMENT["components"]["schemas"]
+EXAMPLES = [
+    pytest.param(name, example, id=f"{name}-{example['name']}")
+    for name, message in DOCUMENT["components"]["messages"].items()
+    for example in message["examples"]
+]
+PAYLOADS: dict[str, type[BaseModel]] = {
+    "OrderCreated": OrderCreated,
+    "OrderProcessed": OrderProcessed,
+    "OrderFailed": OrderFailed,
+}
+
+
+def generated(**settings: Any) -> str:
+    return create_app(Settings(**settings)).schema.to_specification().to_yaml()
+
+
+def refused(reason: FailureReason = FailureReason.IDEMPOTENCY_CONFLICT) -> Refused:
+    return Refused(Refusal(reason, "a field: a rule"), delivery(), "order-101")
+
+
+def delivery() -> Delivery:
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    raw = SimpleNamespace(
+        body=b"{}",
+        headers={"traceparent": trace, "tracestate": "vendor=opaque"},
+        content_type="application/json",
+        content_encoding=None,
+        correlation_id=None,
+        message_id="a-message",
+        redelivered=False,
+    )
+    return Delivery(raw, "order_created_queue")
+
+
+def candidate() -> Candidate:
+    order = OrderCreated.model_validate(
+        {
+            "orderId": "order-101",
+            "userId": "user-456",
+            "totalAmount": 1,
+            "idempotencyKey": "unique-key-001",
+            "items": [],
+        }
+    )
+    return Candidate.of(order, delivery())
+
+
+def test_the_committed_document_is_what_the_code_says() -> None:
+    assert generated() == COMMITTED, "asyncapi.yaml is out of date: run `make docs`"
+
+
+def test_the_command_writes_the_same_in_another_process_and_environment(tmp_path: Path) -> None:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONHASHSEED": "7",
+        "ENVIRONMENT": "development",
+        "MQ_URL": "amqps://somebody:s3cret-word@broker.example:5671/a-vhost",
+        "DATABASE_URL": "sqlite:///elsewhere.db",
+    }
+    target = "service.app:app"
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "faststream", "docs", "gen", target, "--yaml"),
+            *("--out", str(tmp_path / "asyncapi.yaml"), "--app-dir", str(ROOT)),
+        ],
+        check=True,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+    )
+    assert (tmp_path / "asyncapi.yaml").read_text() == COMMITTED
+
+
+def test_it_says_what_it_is_and_where() -> None:
+    assert DOCUMENT["asyncapi"] == "3.0.0"
+    info = DOCUMENT["info"]
+    assert info["title"]
+    assert info["version"]
+    assert info["description"]
+    assert info["license"]["name"] == "Apache-2.0"
+    assert "contact" not in info
+    (server,) = DOCUMENT["servers"].values()
+    assert f"{server['protocol']}://{server['host']}{server['pathname']}" == "amqp://rabbitmq:5672/"
+    assert [resolved(each)["type"] for each in server["security"]] == ["userPassword"]
+
+
+def test_every_message_is_received_or_sent_as_designed() -> None:
+    actions = {name: each["action"] for name, each in DOCUMENT["operations"].items()}
+    assert actions == {
+        "receiveOrderCreated": "receive",
+        "sendOrderProcessed": "send",
+        "sendOrderFailed": "send",
+        "sendDeadLetter": "send",
+    }
+
+
+def test_configured_names_of_queues_and_exchange_are_in_it() -> None:
+    document = yaml.safe_load(
+        generated(
+            incoming_order_queue="in",
+            outgoing_processed_queue="done",
+            dlq_queue="aside",
+            events_exchange="events",
+        )
+    )
+    channels = document["channels"]
+    assert channels["OrderCreated"]["address"] == "in"
+    assert "`done`" in channels["OrderProcessed"]["description"]
+    assert "`aside`" in channels["DeadLetter"]["description"]
+    assert channels["OrderFailed"]["bindings"]["amqp"]["exchange"]["name"] == "events"
+
+
+def test_every_property_of_every_schema_is_described() -> None:
+    properties = dict(all_properties())
+    assert len(properties) > 25
+    assert [
+        path for path, each in properties.items() if not resolved(each).get("description")
+    ] == []
+
+
+def test_every_property_has_an_example_a_constant_or_named_parts() -> None:
+    bare = [
+        path
+        for path, each in all_properties()
+        if not {"examples", "const", "enum", "items"} & resolved(each).keys()
+    ]
+    assert bare == []
+
+
+def test_no_schema_is_empty_or_oddly_named() -> None:
+    for name, schema in SCHEMAS.items():
+        assert name.isalnum(), name
+        assert schema["title"] == name
+        assert schema["description"]
+        assert schema.get("properties") or schema["type"] == "string", name
+
+
+def test_every_failure_reason_is_listed_and_explained() -> None:
+    schema = SCHEMAS["FailureReason"]
+    assert schema["enum"] == [str(reason) for reason in FailureReason]
+    for reason in FailureReason:
+        assert f"- `{reason}`: " in schema["description"]
+
+
+def test_every_message_has_examples_and_a_description() -> None:
+    for name, message in DOCUMENT["components"]["messages"].items():
+        assert message["name"] == name
+        assert message["examples"], name
+        assert message["description"], name
+        assert message["summary"], name
+
+
+@pytest.mark.parametrize(("name", "example"), EXAMPLES)
+def test_an_example_keeps_its_own_schema(name: str, example: dict[str, Any]) -> None:
+    message = DOCUMENT["components"]["messages"][name]
+    validator(message["payload"]).validate(example["payload"])
+    validator(message["headers"]).validate(example.get("headers", {}))
+    if model := PAYLOADS.get(name):
+        read = model.model_validate(example["payload"])
+        assert set(read.model_dump(by_alias=True)) == set(example["payload"])
+
+
+@pytest.mark.parametrize("amount", [0, -1, 100000000, "0", "0.00", "-1", "1e3", "1.005", "01", ""])
+def test_an_amount_that_the_service_refuses_breaks_the_schema_too(amount: Any) -> None:
+    schema = SCHEMAS["OrderCreated"]["properties"]["totalAmount"]
+    assert not validator(schema).is_valid(amount)
+    assert validator(schema).is_valid("99999999.990")
+
+
+def test_the_headers_sent_are_the_headers_described() -> None:
+    events = Events(Topology.of(Settings()))
+    now = datetime(2026, 1, 31, 12, tzinfo=UTC)
+    for name, headers in {
+        "OrderProcessed": events.processed(candidate(), now)["headers"],
+        "OrderFailed": events.failed(refused(), "019a", now)["headers"],
+        "DeadLetter": events.dead_letter(refused(), "019a")["headers"],
+    }.items():
+        described = resolved(DOCUMENT["components"]["messages"][name]["headers"])
+        validator(described).validate(headers)
+        own = {key for key in headers if name != "DeadLetter" or key.startswith("x-")}
+        assert own <= described["properties"].keys()
+
+
+def test_a_channel_that_nobody_described_is_refused() -> None:
+    app = create_app(Settings())
+
+    @app.service.broker.subscriber("another", title="Another")
+    async def another(message: str) -> None:
+        """Not in the notes."""
+
+    assert app.broker is not None
+    contract = Contract(app.broker, title="t", version="1", description="d")
+    with pytest.raises(LookupError, match="Another"):
+        contract.to_specification()
+
+
+def test_the_notes_are_for_the_messages_that_are_there() -> None:
+    assert list(DOCUMENT["components"]["messages"]) == list(MESSAGES)
+
+
+def all_properties() -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, schema in SCHEMAS.items():
+        for key, each in schema.get("properties", {}).items():
+            yield f"{name}.{key}", each
+
+
+def resolved(part: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = part
+    while "$ref" in found:
+        pointer, found = found["$ref"], DOCUMENT
+        for key in pointer.removeprefix("#/").split("/"):
+            found = found[key]
+    return found
+
+
+def validator(schema: dict[str, Any]) -> jsonschema.Draft7Validator:
+    return jsonschema.Draft7Validator({**schema, "components": DOCUMENT["components"]})
