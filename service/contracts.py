@@ -109,7 +109,6 @@ IDENTIFIER = re.compile(r"[!-~]{1,255}", re.ASCII)
 Identifier = Annotated[StrictStr, Field(pattern=f"^{IDENTIFIER.pattern}$", max_length=255)]
 TotalAmount = Annotated[
     Decimal,
-    BeforeValidator(exact_decimal),
     Field(gt=0, le=MAX_TOTAL),
     BeforeValidator(lambda value: _at_most_two_decimals(exact_decimal(value))),
     _decimal_schema(
@@ -124,8 +123,8 @@ TotalAmount = Annotated[
 ]
 UnitPrice = Annotated[
     Decimal,
-    BeforeValidator(exact_decimal),
     Field(ge=0),
+    BeforeValidator(exact_decimal),
     _decimal_schema(
         "Price of one unit, in units of the order's currency: 0 or more. "
         "A JSON number or a decimal string, kept exactly.",

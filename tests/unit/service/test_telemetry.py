@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 
 import pytest
 from hypothesis import given
@@ -63,10 +62,8 @@ def test_a_value_that_is_not_one_word_is_quoted(value: str) -> None:
 @pytest.mark.parametrize("formatter", FORMATTERS)
 def test_a_traceback_is_shown(formatter: logging.Formatter) -> None:
     made = record()
-    try:
-        raise LookupError
-    except LookupError:
-        made.exc_info = sys.exc_info()
+    error = LookupError("nothing there")
+    made.exc_info = (LookupError, error, None)
     assert "LookupError" in formatter.format(made)
 
 
@@ -91,4 +88,4 @@ def test_two_services_in_one_process_count_apart() -> None:
     one, other = Metrics(), Metrics()
     one.messages.labels("accepted").inc()
     assert b'orders_messages_total{outcome="accepted"} 1.0' in generate_latest(one.registry)
-    assert b"accepted" not in generate_latest(other.registry)
+    assert b'outcome="accepted"' not in generate_latest(other.registry)
