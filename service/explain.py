@@ -125,7 +125,7 @@ def _network(cause: BaseException) -> str | None:
     if isinstance(cause, TimeoutError):
         return "it did not answer in time"
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"its certificate cannot be trusted: {getattr(cause, 'verify_message', cause)}"
+        return f"TLS failed, its certificate cannot be trusted: {getattr(cause, 'verify_message', cause)}"
     if isinstance(cause, ssl.SSLError):
         return f"TLS failed: {getattr(cause, 'reason', None) or cause}"
     if isinstance(cause, socket.gaierror):

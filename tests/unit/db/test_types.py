@@ -17,8 +17,8 @@ from sqlalchemy.exc import StatementError
 
 from db.types import Money, UtcDateTime, ascii_text, blob, database_now, digest, server_now, text
 
-MYSQL: Dialect = mysql.dialect()  # type: ignore[no-untyped-call]
-SQLITE: Dialect = sqlite.dialect()  # type: ignore[no-untyped-call]
+MYSQL: Dialect = mysql.dialect()
+SQLITE: Dialect = sqlite.dialect()
 TABLE = Table(
     "t",
     MetaData(),
@@ -53,7 +53,7 @@ def test_an_amount_comes_back_exactly(connection: Connection, amount: Decimal, z
 
 def test_an_amount_has_two_decimals_on_every_database() -> None:
     assert Money().compile(MYSQL) == "NUMERIC(10, 2)"
-    bind = Money().bind_processor(SQLITE)
+    bind = Money().dialect_impl(SQLITE).bind_processor(SQLITE)
     assert bind is not None
     assert [bind(Decimal(text)) for text in ("1", "99.9", "1E+2")] == ["1.00", "99.90", "100.00"]
 

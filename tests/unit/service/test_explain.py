@@ -66,7 +66,7 @@ NETWORK = [
     (OSError(errno.EHOSTUNREACH, "x"), "its host cannot be reached"),
     (OSError(errno.ENETUNREACH, "x"), "its host cannot be reached"),
     (ConnectionResetError(104, "x"), "the link was lost"),
-    (ssl.SSLError(1, "x"), "TLS failed: (1, 'x')"),
+    (ssl.SSLError(1, "x"), "TLS failed: x"),
 ]
 
 

@@ -39,7 +39,13 @@ def test_the_same_key_with_the_same_content_is_a_duplicate() -> None:
 
 def test_the_same_key_with_other_content_is_an_idempotency_conflict() -> None:
     stored = TakenOrders([taken(candidate())])
-    for change in ({"totalAmount": 1}, {"userId": "other"}, {"items": []}, {"orderId": "other"}):
+    changes: list[dict[str, Any]] = [
+        {"totalAmount": 1},
+        {"userId": "other"},
+        {"items": []},
+        {"orderId": "other"},
+    ]
+    for change in changes:
         decision = stored.decide(candidate(**change))
         assert reason_of(decision) is FailureReason.IDEMPOTENCY_CONFLICT
 
