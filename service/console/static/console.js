@@ -39,7 +39,6 @@ function age(iso) {
   return `${Math.floor(seconds / 86400)} d`;
 }
 
-const since = (iso) => `this process, up ${age(iso)}`;
 
 function when(iso) {
   const made = element("time");
@@ -133,8 +132,9 @@ function drawWay(data) {
   figure("waiting", data.waiting);
   state("broker", status.broker, "consuming", "not consuming");
   figure("received", process.received);
-  const repeated = process.repeated ? `, repeats ${grouped(process.repeated)}` : "";
-  put("intake", taking ? `${grouped(taking)} a second` : since(process.startedAt) + repeated);
+  const up = `up ${age(process.startedAt)}`;
+  const repeats = process.repeated ? `repeats ${grouped(process.repeated)}` : "this process";
+  put("intake", taking ? `${grouped(taking)} a second` : `${repeats}, ${up}`);
   if (totals) {
     figure("orders", totals.orders);
     figure("dead", totals.deadLetters);
@@ -148,7 +148,7 @@ function drawWay(data) {
   const oldest = outbox?.pending ? `, oldest ${Math.round(outbox.oldestPendingSeconds)} s` : "";
   state("relay", status.relay, `running${oldest}`, `stalled${oldest}`);
   figure("published", process.published);
-  put("out", publishing ? `${grouped(publishing)} a second` : since(process.startedAt));
+  put("out", publishing ? `${grouped(publishing)} a second` : `this process, ${up}`);
   document.body.classList.toggle("moving", taking + publishing > 0);
 }
 

@@ -60,8 +60,8 @@ def test_safe_settings_are_right() -> None:
     [
         ("innodb_flush_log_at_trx_commit", "0", "flush at commit", Level.WRONG),
         ("innodb_flush_log_at_trx_commit", "2", "flush at commit", Level.WRONG),
-        ("sync_binlog", "0", "binary log", Level.WARNING),
-        ("sync_binlog", "100", "binary log", Level.WARNING),
+        ("sync_binlog", "0", "binary log", Level.WRONG),
+        ("sync_binlog", "100", "binary log", Level.WRONG),
         ("binlog_format", "STATEMENT", "binary log", Level.WRONG),
         ("max_allowed_packet", str(16 * 1024 * 1024 - 1), "largest packet", Level.WRONG),
         ("read_only", "ON", "takes writes", Level.WRONG),

@@ -404,6 +404,12 @@ def test_no_text_of_the_settings_holds_a_secret(monkeypatch: pytest.MonkeyPatch)
         assert all("s3cret" not in text for text in texts)
 
 
+def test_an_error_of_the_settings_themselves_hides_what_was_given() -> None:
+    with pytest.raises(ValueError, match="db_port") as caught:
+        Settings.model_validate({"db_port": "s3cret", "mq_url": "s3cret"})
+    assert "s3cret" not in str(caught.value)
+
+
 def test_settings_never_change(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load(monkeypatch)
     with pytest.raises(ValueError, match="frozen"):
