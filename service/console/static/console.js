@@ -39,7 +39,6 @@ function age(iso) {
   return `${Math.floor(seconds / 86400)} d`;
 }
 
-
 function when(iso) {
   const made = element("time");
   made.dateTime = iso;
