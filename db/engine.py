@@ -14,6 +14,9 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+# How long after its deadline a transaction may still be busy giving its connection back.
+GIVE_BACK_SECONDS = 1.0
+
 TLS_FAILED = 2026  # CR_SSL_CONNECTION_ERROR
 
 
@@ -43,17 +46,42 @@ class Database:
                 after a timeout whether it was committed is unknown.
             sqlalchemy.exc.DBAPIError: what the driver said.
         """
-        async with asyncio.timeout(self.timeout_seconds), self.engine.begin() as connection:
+        async with self._connected() as connection, connection.begin():
             yield connection
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A connection for reading, with the same deadline; nothing is committed."""
-        async with asyncio.timeout(self.timeout_seconds), self.engine.connect() as connection:
+        async with self._connected() as connection:
             yield connection
 
     async def dispose(self) -> None:
         await self.engine.dispose()
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[AsyncConnection]:
+        """A connection of the pool, with a deadline on everything, its way back included.
+
+        A connection on its way back is rolled back, and SQLAlchemy lets nobody cancel that: with a
+        server that has stopped answering it would wait for ever. So the link is cut under it.
+        """
+        loop = asyncio.get_running_loop()
+        latest = loop.time() + self.timeout_seconds + GIVE_BACK_SECONDS
+        cut: asyncio.TimerHandle | None = None
+        try:
+            async with asyncio.timeout(self.timeout_seconds), self.engine.connect() as connection:
+                if self.engine.dialect.name == "mysql":
+                    link = (await connection.get_raw_connection()).driver_connection
+                    cut = loop.call_at(latest, _cut, link)
+                yield connection
+        finally:
+            if cut is not None:
+                cut.cancel()
+
+
+def _cut(link: Any) -> None:
+    """Close the link without a word to the server: whoever waits for an answer gets an error."""
+    link.close()
 
 
 def _create_engine(
