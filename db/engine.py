@@ -21,7 +21,7 @@ TLS_FAILED = 2026  # CR_SSL_CONNECTION_ERROR
 
 
 class Database:
-    """One engine and the two ways to use it: `transaction()` to write, `reading()` to read."""
+    """One engine and the ways to use it: `transaction()` to write, `reading()` to read."""
 
     def __init__(
         self,
@@ -48,6 +48,14 @@ class Database:
         """
         async with self._connected() as connection, connection.begin():
             yield connection
+
+    @asynccontextmanager
+    async def trial(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that is always rolled back, with the same deadline."""
+        async with self._connected() as connection:
+            transaction = await connection.begin()
+            yield connection
+            await transaction.rollback()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -108,6 +116,8 @@ def _create_engine(
         isolation_level="READ COMMITTED",
         pool_size=pool_size,
         max_overflow=0,
+        # A connection comes back committed or rolled back: once more would be a round trip each.
+        pool_reset_on_return=None,
         pool_recycle=1800,
         connect_args=arguments,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 
 # MySQL and MariaDB error numbers: https://dev.mysql.com/doc/mysql-errors/en/server-error-reference.html
 DUPLICATE_ENTRY = 1062
@@ -12,7 +12,8 @@ LOCK_WAIT_TIMEOUT = 1205
 DEADLOCK = 1213
 RECORD_CHANGED = 1020  # MariaDB 11.6+, where another transaction changed what was read
 # What a server says of data that it will never take, whoever sends it and how often.
-DATA_ERRORS = frozenset({1048, 1063, 1153, 1264, 1265, 1292, 1366, 1406, 3140, 3819, 4025})
+DATA_ERRORS = frozenset({1048, 1063, 1153, 1264, 1265, 1292, 1366, 1406})
+DATA_ERRORS |= {3140, 3141, 3150, 3151, 3157, 3819, 4025}
 
 
 class Failure(Enum):
@@ -30,7 +31,7 @@ def classify(error: Exception) -> Failure:
     because giving up on the strength of a guess would lose it.
     """
     if not isinstance(error, DBAPIError):
-        return Failure.AWAY
+        return Failure.DATA if isinstance(error, StatementError) else Failure.AWAY
     code = error_number(error)
     if code in {DUPLICATE_ENTRY, LOCK_WAIT_TIMEOUT, DEADLOCK, RECORD_CHANGED}:
         return Failure.RACE

@@ -53,7 +53,8 @@ class UnsettledEvent(NamedTuple):
 
 _UNSETTLED = [getattr(OutboxEvent, name) for name in UnsettledEvent._fields]
 _CLAIMED = [getattr(OutboxEvent, name) for name in ClaimedEvent._fields]
-_WAITING = (col(OutboxEvent.published_at).is_(None), col(OutboxEvent.parked_at).is_(None))
+_UNPUBLISHED = col(OutboxEvent.published_at).is_(None)
+_WAITING = (_UNPUBLISHED, col(OutboxEvent.parked_at).is_(None))
 
 
 async def add_events(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -157,18 +158,20 @@ async def park(connection: AsyncConnection, event_id: int, *, token: str, error:
 
 async def measure_backlog(connection: AsyncConnection) -> Backlog:
     """Count what waits and what is parked, and how long the oldest waiting event has waited."""
-    parked = col(OutboxEvent.parked_at)
+    parked = col(OutboxEvent.parked_at).is_not(None)
     rows = await connection.execute(
-        select(
-            parked.is_not(None), func.count(), func.min(col(OutboxEvent.created_at)), database_now()
-        )
-        .where(col(OutboxEvent.published_at).is_(None))
-        .group_by(parked.is_not(None))
+        select(parked, func.count()).where(_UNPUBLISHED).group_by(parked)
     )
-    counts = {bool(is_parked): (count, oldest, now) for is_parked, count, oldest, now in rows}
-    pending, oldest, now = counts.get(False, (0, None, None))
-    age = (now - oldest).total_seconds() if now and oldest else 0.0
-    return Backlog(pending, counts.get(True, (0, None, None))[0], max(age, 0.0))
+    counts = {bool(row[0]): row[1] for row in rows}
+    oldest = await connection.execute(
+        select(col(OutboxEvent.created_at), database_now())
+        .where(*_WAITING)
+        .order_by(col(OutboxEvent.id))
+        .limit(1)
+    )
+    since, now = oldest.one_or_none() or (None, None)
+    age = (now - since).total_seconds() if now and since else 0.0
+    return Backlog(counts.get(False, 0), counts.get(True, 0), max(age, 0.0))
 
 
 async def find_unsettled(connection: AsyncConnection, limit: int) -> list[UnsettledEvent]:

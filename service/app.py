@@ -174,6 +174,9 @@ class Service:
         await self.relay.run()
 
     async def _prepare(self) -> None:
+        # There is no link, so what was at hand is the broker's again. Given back while there is
+        # one, it would come again at once, and each time count towards the delivery limit.
+        self.intake.abandon()
         await self._database_ready()
         self.intake.resume()
 
@@ -191,7 +194,6 @@ class Service:
             return None
         # The broker keeps the messages meanwhile. Held here for longer, they would be taken from us
         # after 30 minutes, each time counting towards the delivery limit.
-        self.intake.abandon()
         return "the database is away"
 
     async def _refuse_old_schema(self) -> None:
@@ -242,7 +244,7 @@ def _make_broker(settings: Settings, topology: Topology) -> ServiceBroker:
         stop_timeout_seconds=settings.shutdown_timeout_seconds,
         security=SASLPlaintext(
             username=url.user or "guest",
-            password=url.password or "guest",
+            password=(url.password or "") if url.user else "guest",
             ssl_context=settings.broker_tls(),
             use_ssl=url.scheme == "amqps",
         ),

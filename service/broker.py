@@ -20,11 +20,14 @@ from aiormq import Channel
 from faststream.exceptions import FastStreamException
 from faststream.rabbit import RabbitBroker, RabbitQueue
 
+from service.cancellation import told_to_end
 from service.explain import explain_broker
 from service.retry import delay_after
 from service.telemetry import Action, log
 from service.topology import Topology
 
+# aiormq says with a RuntimeError that a channel or connection is gone.
+LINK_FAILURES = (AMQPError, OSError, TimeoutError, RuntimeError)
 CHECK_SECONDS = 1.0
 CLOSE_SECONDS = 3.0
 ANSWER_SECONDS = 3.0
@@ -80,9 +83,16 @@ class ServiceBroker(RabbitBroker):
         failures = 0
         while True:
             await prepare()
+            delay = 0.0
             try:
                 await self._establish()
-            except (AMQPError, OSError, TimeoutError, FastStreamException) as error:
+                failures = 0
+                log(Action.CONSUMING, broker=self._name, queue=self._incoming.name)
+                why = await self._until_lost(trouble)
+                log(Action.CONSUMING_STOPPED, logging.WARNING, broker=self._name, why=why)
+            except (*LINK_FAILURES, FastStreamException, asyncio.CancelledError) as error:
+                if told_to_end():
+                    raise  # with the link as it is: those at hand may still finish
                 failures += 1
                 delay = delay_after(
                     failures, first_seconds=0.5, longest_seconds=LONGEST_DELAY_SECONDS
@@ -94,19 +104,13 @@ class ServiceBroker(RabbitBroker):
                     why=explain_broker(error),
                     retry_in_seconds=delay,
                 )
-                await self.tear_down()
-                await asyncio.sleep(delay)
-                continue
-            failures = 0
-            log(Action.CONSUMING, broker=self._name, queue=self._incoming.name)
-            why = await self._until_lost(trouble)
-            log(Action.CONSUMING_STOPPED, logging.WARNING, broker=self._name, why=why)
             await self.tear_down()
+            await asyncio.sleep(delay)
 
     async def tear_down(self) -> None:
         """Close the link first, so that nothing waits for an answer on it, then stop the rest."""
         self.consuming = False
-        with contextlib.suppress(AMQPError, OSError, TimeoutError):
+        with contextlib.suppress(*LINK_FAILURES):
             if self._connection is not None:
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await self._connection.close()
@@ -164,12 +168,12 @@ class ServiceBroker(RabbitBroker):
                 return "the broker ended the consumer: the queue may have been deleted"
 
     async def _has_consumer(self) -> bool:
-        # The declarer remembers the subscriber's queue, so this declares nothing.
-        queue = await self.declare_queue(self._incoming)
         try:
             async with asyncio.timeout(CHECK_SECONDS):
+                # The declarer remembers the subscriber's queue, so this declares nothing.
+                queue = await self.declare_queue(self._incoming)
                 channel = await queue.channel.get_underlay_channel()
-        except (AMQPError, TimeoutError):
+        except LINK_FAILURES:
             return False
         return not channel.is_closed and bool(cast("Channel", channel).consumers)
 
@@ -181,7 +185,7 @@ class ServiceBroker(RabbitBroker):
             async with asyncio.timeout(ANSWER_SECONDS):
                 channel = await self._connection.channel(publisher_confirms=False)
                 await channel.close()
-        except (AMQPError, OSError, TimeoutError, RuntimeError):
+        except LINK_FAILURES:
             return False
         return True
 
@@ -195,7 +199,7 @@ class ServiceBroker(RabbitBroker):
                 self._connection.channel(publisher_confirms=False) as channel,
             ):
                 queue = await channel.declare_queue(self._incoming.name, passive=True)
-        except (AMQPError, OSError, TimeoutError, RuntimeError):
+        except LINK_FAILURES:
             return None
         return queue.declaration_result.message_count
 

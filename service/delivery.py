@@ -62,6 +62,7 @@ class RawMessage(Protocol):
     correlation_id: str | None
     message_id: str | None
     redelivered: bool | None
+    channel: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,8 @@ class Delivery:
         sent = {_name_to_publish(key): value for key, value in self.headers().items()}
         if message_id := self.raw.message_id:
             sent["x-original-message-id"] = message_id
+        if encoding := self.raw.content_encoding:
+            sent["x-original-content-encoding"] = encoding
         headers = {key: value for key, value in sent.items() if _encoded_size(key, value)}
         if sum(_encoded_size(key, value) for key, value in headers.items()) > MAX_HEADER_BYTES:
             return {"x-original-headers": "kept in the database only: too large"}

@@ -4,6 +4,7 @@ OrderServiceError
 ├── ConfigurationError      the environment is wrong; the message names each variable
 ├── SchemaBehindError       the database schema is not the one this code was written for
 ├── Refusal                 a message that can never become an order; carries reason and details
+├── StorageRefusedError     one message that the database will never take; a defect, or near one
 ├── DatabaseAwayError       the database cannot be reached or did not answer in time
 └── BrokerAwayError         RabbitMQ cannot be reached or did not answer in time
 """
@@ -35,6 +36,10 @@ class Refusal(OrderServiceError):  # noqa: N818 - the domain's word, and not a f
         super().__init__(f"{reason}: {details}")
         self.reason = reason
         self.details = details
+
+
+class StorageRefusedError(OrderServiceError):
+    """The database will never take this message; why is the cause."""
 
 
 class DatabaseAwayError(OrderServiceError):

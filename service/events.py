@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
@@ -17,6 +18,7 @@ from service.orders import Candidate, Refused
 from service.topology import Topology
 
 SOURCE = "/order-service"
+CENT = Decimal("0.01")
 UNKNOWN_ORDER = "UNKNOWN"
 DEAD_LETTER = "DeadLetter"
 CONFLICTS = {FailureReason.IDEMPOTENCY_CONFLICT, FailureReason.ORDER_ID_CONFLICT}
@@ -35,7 +37,7 @@ def order_row(candidate: Candidate, now: datetime) -> Row:
     return {
         "order_id": order.order_id,
         "user_id": order.user_id,
-        "total_amount": order.total_amount,
+        "total_amount": order.total_amount.quantize(CENT),
         "status": "PROCESSED",
         "idempotency_key": order.idempotency_key,
         "fingerprint": candidate.fingerprint,

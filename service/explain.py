@@ -89,7 +89,8 @@ def explain_broker(error: BaseException) -> str:
             return f"it closed the link: {text}"
         if isinstance(cause, (ChannelAccessRefused, ChannelNotFoundEntity)):
             return f"it refused: {cause}"
-        words = _network(cause)
+        # aiormq says with a RuntimeError that a channel or connection is gone.
+        words = LINK_LOST if isinstance(cause, RuntimeError) else _network(cause)
         if words == LINK_LOST:
             lost = True  # what aiormq makes of every trouble with a link: the cause may say more
         elif words is not None:
@@ -125,7 +126,8 @@ def _network(cause: BaseException) -> str | None:
     if isinstance(cause, TimeoutError):
         return "it did not answer in time"
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"TLS failed, its certificate cannot be trusted: {getattr(cause, 'verify_message', cause)}"
+        why = getattr(cause, "verify_message", cause)
+        return f"TLS failed, its certificate cannot be trusted: {why}"
     if isinstance(cause, ssl.SSLError):
         return f"TLS failed: {getattr(cause, 'reason', None) or cause}"
     if isinstance(cause, socket.gaierror):

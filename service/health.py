@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -27,16 +28,13 @@ DATABASE_ANSWER_SECONDS = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found; `backlog` is None where the database did not answer."""
+    """What was found; `backlog` is None where it could not be counted in time."""
 
+    database_up: bool
     backlog: outbox.Backlog | None
     consuming: bool
     relay_alive: bool
     asked_at: float
-
-    @property
-    def database_up(self) -> bool:
-        return self.backlog is not None
 
     @property
     def ready(self) -> bool:
@@ -77,9 +75,13 @@ class Health:
         """A report at most a second old."""
         async with self._asking:
             if self._last is None or time.monotonic() - self._last.asked_at > SHARED_SECONDS:
+                (database_up, backlog), consuming = await asyncio.gather(
+                    self._ask_database(), self._is_consuming()
+                )
                 self._last = Report(
-                    backlog=await self._measure(),
-                    consuming=await self._is_consuming(),
+                    database_up=database_up,
+                    backlog=backlog,
+                    consuming=consuming,
                     relay_alive=self._relay_alive(),
                     asked_at=time.monotonic(),
                 )
@@ -131,12 +133,16 @@ class Health:
             self._metrics.outbox_oldest.set(report.backlog.oldest_pending_seconds)
         return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    async def _measure(self) -> outbox.Backlog | None:
+    async def _ask_database(self) -> tuple[bool, outbox.Backlog | None]:
+        """Whether it answers, and the backlog: a long one may take longer to count than we wait."""
+        answered = False
         try:
             async with asyncio.timeout(DATABASE_ANSWER_SECONDS), self._database.reading() as link:
-                return await outbox.measure_backlog(link)
+                await link.execute(select(1))
+                answered = True
+                return answered, await outbox.measure_backlog(link)
         except (SQLAlchemyError, TimeoutError, OSError):
-            return None
+            return answered, None
 
     def _relay_alive(self) -> bool:
         last = self._relay.last_success

@@ -19,68 +19,26 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import dead_letters, orders, outbox
 from db.engine import Database
 from db.failures import Failure, classify
-from db.records import TakenOrder
-from service.errors import BrokerAwayError, DatabaseAwayError
-from service.events import Events, Row, dead_letter_row, new_id, order_row
+from service.errors import BrokerAwayError, DatabaseAwayError, StorageRefusedError
+from service.events import Events
 from service.explain import explain_database
-from service.orders import Accepted, Candidate, Conflict, Duplicate, Refused, TakenOrders
-from service.publishing import Publisher, Rejected
+from service.orders import Accepted, Candidate, Duplicate, Refused
+from service.plan import DeadLettered, Entry, Outcome, Repeated, plan_batch
+from service.publishing import Confirmed, Publisher
 from service.retry import delay_after
+from service.storage import takes_writes
 from service.telemetry import Action, Metrics, log
 
 # As for one body (service.delivery): a statement holds the bodies of a whole batch.
 MAX_BATCH_BYTES = 4 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLettered:
-    """Recorded as a dead letter, its OrderFailed and its copy in the outbox."""
-
-    refused: Refused
-
-
-@dataclass(frozen=True, slots=True)
-class Repeated:
-    """A redelivery of what is recorded as a dead letter already: nothing was done."""
-
-
-Outcome = Accepted | Duplicate | DeadLettered | Repeated
-
-
-@dataclass(eq=False, slots=True)
-class _Entry:
-    """One delivery that waits for its outcome."""
-
-    subject: Candidate | Refused
-    waiter: asyncio.Future[Outcome]
-    dead_letter_id: str = field(default_factory=new_id)
-
-    @property
-    def size(self) -> int:
-        return len(self.subject.delivery.body) if self.subject.delivery.storable else 0
-
-    @property
-    def surely_first(self) -> bool:
-        return self.subject.delivery.first and not self.waiter.cancelled()
-
-
-@dataclass(slots=True)
-class _Plan:
-    """What one transaction writes, and what each entry gets to know once it has."""
-
-    orders: list[Row] = field(default_factory=list)
-    dead_letters: list[Row] = field(default_factory=list)
-    events: list[Row] = field(default_factory=list)
-    outcomes: list[tuple[_Entry, Outcome]] = field(default_factory=list)
+# After so many failures of one batch, the database is asked whether the fault may be the batch's.
+SUSPICIOUS_ATTEMPTS = 3
 
 
 class Intake:
@@ -103,7 +61,7 @@ class Intake:
         self._committed = committed
         self._large = large
         self._one_at_a_time = asyncio.Lock()
-        self._waiting: deque[_Entry] = deque()
+        self._waiting: deque[Entry] = deque()
         self._arrived = asyncio.Event()
         self._abandoned = asyncio.Event()
         self.away_since: float | None = None
@@ -113,12 +71,12 @@ class Intake:
         """Decide and store `subject`; returns once that is committed.
 
         Raises:
-            BrokerAwayError: a body too large to be stored could not be passed on.
-            DatabaseAwayError: intake was told to abandon what it cannot store.
+            DatabaseAwayError, BrokerAwayError: intake was told to abandon what it cannot store.
+            StorageRefusedError: the database will never take this one.
         """
         if isinstance(subject, Refused) and not subject.delivery.storable:
             await self._publish_large(subject)
-        entry = _Entry(subject, asyncio.get_running_loop().create_future())
+        entry = Entry(subject, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
         self._arrived.set()
         return await entry.waiter
@@ -130,6 +88,7 @@ class Intake:
     def resume(self) -> None:
         """Hold what cannot be stored and try again, from now on: the normal way."""
         self._abandoned.clear()
+        self.away_since = None
 
     async def close(self) -> None:
         """Close what passing large bodies on has opened."""
@@ -148,8 +107,8 @@ class Intake:
             await self._take_in(batch)
         return len(batch)
 
-    def _next_batch(self) -> list[_Entry]:
-        batch: list[_Entry] = []
+    def _next_batch(self) -> list[Entry]:
+        batch: list[Entry] = []
         size = 0
         while self._waiting and len(batch) < self._batch_size:
             size += self._waiting[0].size
@@ -160,7 +119,7 @@ class Intake:
             self._arrived.clear()
         return batch
 
-    async def _take_in(self, batch: Sequence[_Entry]) -> None:
+    async def _take_in(self, batch: Sequence[Entry]) -> None:
         """Store the batch, however often that must be tried; one bad entry fails alone."""
         attempt = 0
         while True:
@@ -168,29 +127,26 @@ class Intake:
                 outcomes = await self._commit(batch, first_attempt=attempt == 0)
             except (SQLAlchemyError, TimeoutError, OSError) as error:
                 attempt += 1
-                match classify(error):
-                    case Failure.RACE:
-                        log(Action.INTAKE_RETRYING, logging.DEBUG, attempt=attempt, why="race")
-                        await asyncio.sleep(
-                            delay_after(attempt, first_seconds=0.01).total_seconds()
-                        )
-                    case Failure.AWAY:
-                        if not await self._wait_for_database(attempt, error):
-                            return self._give_back(batch, error)
-                    case Failure.DATA:
-                        return await self._isolate(batch, error)
+                failure = classify(error)
+                if failure is Failure.DATA or await self._is_to_blame(attempt):
+                    return await self._isolate(batch, error)
+                if failure is Failure.RACE:
+                    log(Action.INTAKE_RETRYING, logging.DEBUG, attempt=attempt, why="race")
+                    await _pause(attempt, first_seconds=0.01, longest_seconds=1)
+                elif not await self._wait_for_database(attempt, error):
+                    return self._give_back(batch, error)
             except Exception as error:  # noqa: BLE001 - a defect costs its own message, no other
                 return await self._isolate(batch, error)
             else:
                 return self._settle(outcomes)
 
     async def _commit(
-        self, batch: Sequence[_Entry], *, first_attempt: bool
-    ) -> list[tuple[_Entry, Outcome]]:
+        self, batch: Sequence[Entry], *, first_attempt: bool
+    ) -> list[tuple[Entry, Outcome]]:
         """THE transaction: decide the batch by what is stored, and store what follows from it."""
         started = time.perf_counter()
         async with self._database.transaction() as connection:
-            plan = await self._plan(connection, batch, first_attempt=first_attempt)
+            plan = await plan_batch(connection, batch, self._events, first_attempt=first_attempt)
             if plan.orders:
                 await orders.insert_orders(connection, plan.orders)
             if plan.dead_letters:
@@ -203,92 +159,7 @@ class Intake:
             self._committed()
         return plan.outcomes
 
-    async def _plan(
-        self, connection: AsyncConnection, batch: Sequence[_Entry], *, first_attempt: bool
-    ) -> _Plan:
-        plan, refused = _Plan(), list[tuple[_Entry, Refused]]()
-        now = datetime.now(UTC)
-        candidates = [
-            (entry, entry.subject) for entry in batch if isinstance(entry.subject, Candidate)
-        ]
-        taken = TakenOrders(await self._find_taken(connection, [each for _, each in candidates]))
-        for entry in batch:
-            if isinstance(entry.subject, Refused):
-                refused.append((entry, entry.subject))
-                continue
-            candidate = entry.subject
-            match taken.decide(candidate):
-                case Accepted() as accepted:
-                    taken.add(candidate)
-                    plan.orders.append(order_row(candidate, now))
-                    plan.events.append(self._events.processed(candidate, now))
-                    plan.outcomes.append((entry, accepted))
-                case Duplicate() as duplicate:
-                    plan.outcomes.append((entry, duplicate))
-                case Conflict(refusal):
-                    subject = Refused(refusal, candidate.delivery, candidate.order.order_id)
-                    refused.append((entry, subject))
-        # The same order of locks everywhere: fewer deadlocks between processes.
-        plan.orders.sort(key=lambda row: row["order_id"])
-        if refused:
-            await self._plan_dead_letters(connection, plan, refused, now, first_attempt)
-        return plan
-
-    async def _find_taken(
-        self, connection: AsyncConnection, candidates: Sequence[Candidate]
-    ) -> list[TakenOrder]:
-        if not candidates:
-            return []
-        return await orders.find_taken(
-            connection,
-            idempotency_keys={each.order.idempotency_key for each in candidates},
-            order_ids={each.order.order_id for each in candidates},
-        )
-
-    async def _plan_dead_letters(
-        self,
-        connection: AsyncConnection,
-        plan: _Plan,
-        refused: Sequence[tuple[_Entry, Refused]],
-        now: datetime,
-        first_attempt: bool,
-    ) -> None:
-        """Give each refused delivery a dead letter of its own, unless it has one.
-
-        AMQP gives a delivery no identity. A delivery that is surely the first one is a new message
-        even where an equal one was recorded; any other is taken to be the one recorded. Two who
-        record the same delivery at once collide on (digest, occurrence), and one tries again.
-        """
-        digests = [subject.delivery.digest() for _, subject in refused]
-        last = await dead_letters.last_occurrences(connection, set(digests))
-        recorded = set[str]()
-        if not first_attempt:
-            recorded = await dead_letters.find_recorded(
-                connection, [entry.dead_letter_id for entry, _ in refused]
-            )
-        for (entry, subject), digest in zip(refused, digests, strict=True):
-            if entry.dead_letter_id in recorded:
-                plan.outcomes.append((entry, DeadLettered(subject)))
-                continue
-            if digest in last and not entry.surely_first:
-                plan.outcomes.append((entry, Repeated()))
-                continue
-            last[digest] = last.get(digest, 0) + 1
-            letter_id = entry.dead_letter_id
-            plan.dead_letters.append(dead_letter_row(subject, letter_id, digest, last[digest]))
-            plan.events.append(self._events.failed(subject, letter_id, now))
-            if subject.delivery.storable:
-                plan.events.append(self._events.dead_letter(subject, letter_id))
-            plan.outcomes.append((entry, DeadLettered(subject)))
-
-    async def _publish_large(self, refused: Refused) -> None:
-        """Pass a body on that no row takes, before it is recorded: it is then safe on its queue."""
-        async with self._one_at_a_time:
-            (outcome,) = await self._large.publish([self._events.large_dead_letter(refused)])
-        if isinstance(outcome, Rejected):
-            raise BrokerAwayError(outcome.reason)
-
-    def _settle(self, outcomes: Sequence[tuple[_Entry, Outcome]]) -> None:
+    def _settle(self, outcomes: Sequence[tuple[Entry, Outcome]]) -> None:
         if self.away_since is not None:
             log(Action.INTAKE_RESUMED, away_seconds=time.monotonic() - self.away_since)
             self.away_since = None
@@ -297,7 +168,7 @@ class Intake:
             if not entry.waiter.done():
                 entry.waiter.set_result(outcome)
 
-    def _count(self, outcome: Outcome, entry: _Entry) -> None:
+    def _count(self, outcome: Outcome, entry: Entry) -> None:
         match outcome:
             case Accepted():
                 self._metrics.messages.labels("accepted").inc()
@@ -333,7 +204,21 @@ class Intake:
                 await self._abandoned.wait()
         return not self._abandoned.is_set()
 
-    def _give_back(self, batch: Sequence[_Entry], error: Exception) -> None:
+    async def _is_to_blame(self, attempt: int) -> bool:
+        """Whether a batch fails again and again on a database that takes other writes."""
+        return attempt >= SUSPICIOUS_ATTEMPTS and await takes_writes(self._database)
+
+    async def _isolate(self, batch: Sequence[Entry], error: Exception) -> None:
+        """Somebody's message cannot be stored, now or ever: whose, each alone will tell."""
+        if len(batch) > 1:
+            for entry in batch:
+                await self._take_in([entry])
+        elif not batch[0].waiter.done():
+            refused = StorageRefusedError("the database will not take this message")
+            refused.__cause__ = error
+            batch[0].waiter.set_exception(refused)
+
+    def _give_back(self, batch: Sequence[Entry], error: Exception) -> None:
         """Fail everything that waits: the broker keeps it, and it comes again."""
         waiting = [*batch, *self._waiting]
         self._waiting.clear()
@@ -344,10 +229,21 @@ class Intake:
                 away.__cause__ = error
                 entry.waiter.set_exception(away)
 
-    async def _isolate(self, batch: Sequence[_Entry], error: Exception) -> None:
-        """Somebody's message cannot be stored, now or ever: whose, each alone will tell."""
-        if len(batch) > 1:
-            for entry in batch:
-                await self._take_in([entry])
-        elif not batch[0].waiter.done():
-            batch[0].waiter.set_exception(error)
+    async def _publish_large(self, refused: Refused) -> None:
+        """Pass a body on that no row takes, before it is recorded: it is then safe on its queue."""
+        event = self._events.large_dead_letter(refused)
+        attempt = 0
+        async with self._one_at_a_time:
+            while not self._abandoned.is_set():
+                with contextlib.suppress(BrokerAwayError):
+                    (outcome,) = await self._large.publish([event])
+                    if isinstance(outcome, Confirmed):
+                        return
+                attempt += 1
+                await _pause(attempt, first_seconds=0.5, longest_seconds=5)
+        raise BrokerAwayError("a body too large to be stored could not be passed on")
+
+
+async def _pause(attempt: int, *, first_seconds: float, longest_seconds: float) -> None:
+    delay = delay_after(attempt, first_seconds=first_seconds, longest_seconds=longest_seconds)
+    await asyncio.sleep(delay.total_seconds())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,10 +24,15 @@ from faststream.exceptions import SubscriberNotFound
 from faststream.rabbit import RabbitBroker
 
 from db.outbox import ClaimedEvent
+from service.cancellation import told_to_end
 from service.delivery import from_json
 from service.errors import BrokerAwayError
 from service.explain import explain_broker
 from service.topology import Topology
+
+CLOSE_SECONDS = 2.0
+# aiormq says with a RuntimeError that a channel or connection is gone.
+LINK_FAILURES = (AMQPError, OSError, TimeoutError, RuntimeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,63 +85,59 @@ class ConfirmingPublisher:
         self._exchanges: dict[str, AbstractExchange] = {}
 
     async def publish(self, events: Sequence[ClaimedEvent]) -> list[PublishOutcome]:
-        """Publish all at once and wait for their confirms.
+        """Publish all at once and wait for their confirms, `publish_timeout_seconds` at most.
 
         Raises:
             BrokerAwayError: no link, or no confirm in time; what was confirmed until then is not
                 known to the caller and will be published again, under the same message id.
         """
         try:
-            outcomes = await self._publish_together(events)
-        except ChannelClosed:
-            # One event's fault closed the channel for all of them: whose, each alone will tell.
-            outcomes = [await self._publish_alone(event) for event in events]
-        if any(isinstance(outcome, Rejected) for outcome in outcomes):
-            await self._mend_topology()
+            async with asyncio.timeout(self._publish_timeout):
+                try:
+                    outcomes = await self._publish_together(events)
+                except ChannelClosed:
+                    # One event's fault closed the channel for all: whose, each alone will tell.
+                    outcomes = [await self._publish_alone(event) for event in events]
+                if any(isinstance(outcome, Rejected) for outcome in outcomes):
+                    await self._mend_topology()
+        except LINK_FAILURES as error:
+            await self.close()
+            raise BrokerAwayError(explain_broker(error)) from error
+        except asyncio.CancelledError as error:
+            await self.close()
+            if told_to_end():
+                raise
+            raise BrokerAwayError("the link was lost") from error
         return outcomes
 
     async def close(self) -> None:
         connection, self._connection, self._channel = self._connection, None, None
         self._exchanges.clear()
         if connection is not None:
-            try:
-                async with asyncio.timeout(2):
+            # Lost already, perhaps, and that is what we wanted.
+            with contextlib.suppress(*LINK_FAILURES):
+                async with asyncio.timeout(CLOSE_SECONDS):
                     await connection.close()
-            except (AMQPError, OSError, TimeoutError):
-                pass  # it was lost already, and that is what we wanted
 
     async def _publish_together(self, events: Sequence[ClaimedEvent]) -> list[PublishOutcome]:
-        try:
-            async with asyncio.timeout(self._publish_timeout):
-                channel = await self._open()
-                results = await asyncio.gather(
-                    *(self._publish_one(channel, event) for event in events),
-                    return_exceptions=True,
-                )
-        except ChannelClosed:
-            raise
-        except (AMQPError, OSError, TimeoutError) as error:
-            await self.close()
-            raise BrokerAwayError(explain_broker(error)) from error
-        outcomes: list[PublishOutcome] = []
-        for event, result in zip(events, results, strict=True):
+        channel = await self._open()
+        results = await asyncio.gather(
+            *(self._publish_one(channel, event) for event in events), return_exceptions=True
+        )
+        for result in results:
             if isinstance(result, BaseException):
-                await self.close()
-                if isinstance(result, ChannelClosed):
-                    raise result
-                raise BrokerAwayError(explain_broker(result)) from result
-            outcomes.append(result or Confirmed(event))
-        return outcomes
+                raise result
+        return [result for result in results if not isinstance(result, BaseException)]
 
     async def _publish_alone(self, event: ClaimedEvent) -> PublishOutcome:
         try:
-            return (await self._publish_together([event]))[0]
-        except ChannelAccessRefused as error:
-            raise BrokerAwayError(explain_broker(error)) from error
+            return await self._publish_one(await self._open(), event)
+        except ChannelAccessRefused:
+            raise  # a right that was taken away is no fault of the event
         except ChannelClosed as error:
             return Rejected(event, explain_broker(error))
 
-    async def _publish_one(self, channel: AbstractChannel, event: ClaimedEvent) -> Rejected | None:
+    async def _publish_one(self, channel: AbstractChannel, event: ClaimedEvent) -> PublishOutcome:
         exchange = self._exchanges.get(event.exchange)
         if exchange is None:
             exchange = await channel.get_exchange(event.exchange, ensure=False)
@@ -146,7 +148,9 @@ class ConfirmingPublisher:
             return Rejected(event, f"no queue takes it: {error}")
         except DeliveryError:
             return Rejected(event, "a queue refused it: it is full or cannot store it now")
-        return None
+        except (TypeError, ValueError, ArithmeticError, struct.error) as error:
+            return Rejected(event, f"it cannot be encoded: {type(error).__name__}")
+        return Confirmed(event)
 
     async def _open(self) -> AbstractChannel:
         if self._connection is None or self._connection.is_closed:
@@ -165,14 +169,13 @@ class ConfirmingPublisher:
         return self._channel
 
     async def _mend_topology(self) -> None:
-        """What was not routed may lack its queue or binding, deleted while we ran."""
-        if self._connection is None or self._connection.is_closed:
-            return
-        try:
-            async with asyncio.timeout(self._publish_timeout):
+        """What was not routed may lack its queue or binding, deleted while we ran.
+
+        Where mending fails, the events are retried in any case, and the next failure mends again.
+        """
+        if self._connection is not None and not self._connection.is_closed:
+            with contextlib.suppress(*LINK_FAILURES):
                 await self._topology.ensure(self._connection)
-        except (AMQPError, OSError, TimeoutError):
-            pass  # the events are retried in any case, and the next failure mends again
 
 
 class InProcessPublisher:

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -71,6 +71,7 @@ class Relay:
         self._next_purge = time.monotonic() + purge_interval_seconds
         self._woken = asyncio.Event()
         self._stopping = False
+        self._debt: Callable[[], Awaitable[object]] | None = None
         self.last_success: float | None = None
         """When it last asked the outbox and did what it found, on the monotonic clock."""
         self.broker_up = False
@@ -115,10 +116,11 @@ class Relay:
 
         Raises:
             BrokerAwayError: nothing could be published; the batch was given back.
-            sqlalchemy.exc.SQLAlchemyError, TimeoutError: the database is away; what was claimed
-                becomes free when its lease ends.
+            sqlalchemy.exc.SQLAlchemyError, TimeoutError: the database is away; what it should have
+                written down of this batch, the next run writes first.
         """
         started = time.perf_counter()
+        await self._pay_debt()
         token = new_id()
         events = await self._claim(token)
         if not events:
@@ -130,7 +132,8 @@ class Relay:
             await self._give_back(events, token)
             raise
         self.broker_up = True
-        counts = await self._complete(outcomes, token)
+        with self._in_debt_for(lambda: self._complete(outcomes, token)):
+            counts = await self._complete(outcomes, token)
         self._metrics.relay_seconds.observe(time.perf_counter() - started)
         return counts
 
@@ -143,12 +146,34 @@ class Relay:
             return await outbox.delete_published(connection, ids) if ids else 0
 
     async def _claim(self, token: str) -> list[outbox.ClaimedEvent]:
-        async with self._database.transaction() as connection:
-            events = await outbox.lock_claimable(connection, self._batch_size)
-            if events:
-                ids = [event.id for event in events]
-                await outbox.lease(connection, ids, token=token, seconds=self._lease_seconds)
+        events: list[outbox.ClaimedEvent] = []
+        with self._in_debt_for(lambda: self._release(events, token)):
+            async with self._database.transaction() as connection:
+                events += await outbox.lock_claimable(connection, self._batch_size)
+                if events:
+                    ids = [event.id for event in events]
+                    await outbox.lease(connection, ids, token=token, seconds=self._lease_seconds)
         return events
+
+    @contextlib.contextmanager
+    def _in_debt_for(self, work: Callable[[], Awaitable[object]]) -> Iterator[None]:
+        """Where the database goes away in this block, `work` is what the next run does first.
+
+        Else these events would wait for their lease to end, and the confirmed ones be published
+        once more. The token keeps it harmless where it was done already, or is too late.
+        """
+        try:
+            yield
+        except (SQLAlchemyError, TimeoutError, OSError) as error:
+            if classify(error) is Failure.AWAY:
+                self._debt = work
+            raise
+
+    async def _pay_debt(self) -> None:
+        debt, self._debt = self._debt, None
+        if debt is not None:
+            with self._in_debt_for(debt):
+                await debt()
 
     async def _complete(self, outcomes: Sequence[PublishOutcome], token: str) -> Counts:
         """Write down what became of each event, as far as the lease is still ours."""
@@ -198,8 +223,15 @@ class Relay:
             )
 
     async def _give_back(self, events: Sequence[outbox.ClaimedEvent], token: str) -> None:
-        """Free the claim at once. Where that fails too, the lease ends by itself."""
-        with contextlib.suppress(SQLAlchemyError, TimeoutError, OSError):
+        """Free the claim at once, or else as soon as the database is back."""
+        with (
+            contextlib.suppress(SQLAlchemyError, TimeoutError, OSError),
+            self._in_debt_for(lambda: self._release(events, token)),
+        ):
+            await self._release(events, token)
+
+    async def _release(self, events: Sequence[outbox.ClaimedEvent], token: str) -> None:
+        if events:
             async with self._database.transaction() as connection:
                 await outbox.release(connection, [event.id for event in events], token=token)
 

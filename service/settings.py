@@ -11,7 +11,7 @@ import ssl
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -207,7 +207,8 @@ class Settings(BaseSettings):
             return "in-process broker"
         parts = urlsplit(self.broker)
         port = parts.port or (5671 if parts.scheme == "amqps" else 5672)
-        return f"{parts.hostname}:{port}{parts.path or '/'}"
+        vhost = unquote(parts.path.removeprefix("/"))
+        return f"{parts.hostname}:{port}/{vhost.removeprefix('/')}"
 
     def database_tls(self) -> ssl.SSLContext | None:
         """A verifying TLS context for the database, or None where TLS is off."""

@@ -7,7 +7,7 @@ import logging
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from db import schema
+from db import outbox, schema
 from db.engine import Database
 from service.errors import SchemaBehindError
 from service.explain import explain_database
@@ -16,6 +16,17 @@ from service.settings import Settings
 from service.telemetry import Action, log
 
 LONGEST_DELAY_SECONDS = 3.0
+# Never committed.
+TRIAL_EVENT = {
+    "event_id": "trial",
+    "event_type": "Trial",
+    "aggregate_type": "trial",
+    "aggregate_id": "trial",
+    "exchange": "",
+    "routing_key": "",
+    "payload": b"",
+    "headers": {},
+}
 
 
 def open_database(settings: Settings) -> Database:
@@ -53,8 +64,25 @@ async def check_schema(database: Database) -> None:
     )
 
 
+async def takes_writes(database: Database) -> bool:
+    """Whether the database takes a write just now: one is tried, and rolled back."""
+    try:
+        await _try_writing(database)
+    except (SQLAlchemyError, TimeoutError, OSError):
+        return False
+    return True
+
+
+async def _try_writing(database: Database) -> None:
+    async with database.trial() as connection:
+        await outbox.add_events(connection, [TRIAL_EVENT])
+
+
 async def wait_for_database(database: Database, name: str) -> None:
-    """Return once the database answers and its schema is right, however long that takes.
+    """Return once the database takes writes and its schema is right, however long that takes.
+
+    Reading is not enough: a database that is read-only or full would fail every message, and each
+    time that it came back from here would count towards its delivery limit.
 
     Raises:
         SchemaBehindError: it answers, and its schema is behind.
@@ -63,6 +91,7 @@ async def wait_for_database(database: Database, name: str) -> None:
     while True:
         try:
             await check_schema(database)
+            await _try_writing(database)
         except (SQLAlchemyError, TimeoutError, OSError) as error:
             failures += 1
             delay = delay_after(

@@ -23,7 +23,7 @@ from service.contracts import (
     OrderProcessed,
 )
 from service.delivery import Delivery
-from service.errors import DatabaseAwayError, Refusal
+from service.errors import BrokerAwayError, DatabaseAwayError, Refusal
 from service.intake import Intake
 from service.orders import Candidate, Refused
 from service.telemetry import Action, log, where
@@ -108,14 +108,14 @@ def _dead_lettering(intake: Intake, queue: str) -> type[BaseMiddleware[Any, Any]
                     await intake.submit(Refused(refusal_of(error), delivery, order_id))
                 except Refusal as refusal:
                     await intake.submit(Refused(refusal, delivery))
-            except DatabaseAwayError:
+            except (DatabaseAwayError, BrokerAwayError):
                 raise  # given back on purpose, and told of where it was noticed
             except Exception as error:
                 log(
                     Action.MESSAGE_FAILED,
                     logging.ERROR,
-                    error=type(error).__name__,
-                    where=where(error),
+                    error=type(error.__cause__ or error).__name__,
+                    where=where(error.__cause__ or error),
                     redelivered=delivery.raw.redelivered,
                 )
                 # Counts towards the delivery limit on every RabbitMQ, which a nack does not.

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
+from service.cancellation import told_to_end
 from service.retry import delay_after
 from service.telemetry import Action, log, where
 
@@ -45,7 +46,9 @@ class Supervisor:
         while True:
             try:
                 await run()
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if told_to_end():
+                    raise
                 now = time.monotonic()
                 failures = [*(each for each in failures if now - each < WINDOW_SECONDS), now]
                 log(

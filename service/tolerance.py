@@ -14,6 +14,7 @@ from typing import Any
 
 from pamqp import decode
 
+MAX_SHORT_STRING = 255
 UNREADABLE = "x-unreadable-headers"
 
 Decoder = Callable[[bytes], tuple[int, Any]]
@@ -28,8 +29,9 @@ def tolerate_unreadable_properties() -> None:
 
 def _short_string(value: bytes) -> tuple[int, str]:
     length = value[0]
-    # What is not UTF-8 stays readable as \xNN, and can be encoded again.
-    return length + 1, value[1 : length + 1].decode("utf-8", "backslashreplace")
+    # What is not UTF-8 stays readable as \xNN, and cut off where that would not fit again.
+    text = value[1 : length + 1].decode("utf-8", "backslashreplace")
+    return length + 1, text.encode()[:MAX_SHORT_STRING].decode("utf-8", "ignore")
 
 
 def _timestamp(value: bytes) -> tuple[int, Any]:

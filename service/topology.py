@@ -91,7 +91,9 @@ class Topology:
                 f"{self.dead_letters.name} after {self.incoming.arguments['x-delivery-limit']} "
                 "deliveries, unless a policy of the broker does it"
             )
-        return "; ".join(lost) or "nothing that this service promises"
+        if not lost:
+            lost.append("nothing that this service promises, beyond what those arguments take away")
+        return "; ".join(lost)
 
     async def ensure(self, connection: AbstractConnection) -> list[Mismatch]:
         """Declare what is missing and bind it; returns what is there with other arguments.

@@ -15,8 +15,8 @@ from service.app import Service
 from service.codec import decode
 from service.contracts import FailureReason, OrderCreated
 from service.errors import Refusal
-from service.intake import Outcome
 from service.orders import Candidate, Refused
+from service.plan import Outcome
 from service.publishing import Confirmed, PublishOutcome
 from service.settings import Settings
 from tests.factories import delivery, order_created_json

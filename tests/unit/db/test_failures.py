@@ -6,7 +6,13 @@ import sqlite3
 
 import pytest
 from pymysql import err
-from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    StatementError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from db.failures import Failure, classify, error_number
@@ -85,3 +91,12 @@ def test_sqlite_has_no_numbers_and_is_understood(
 )
 def test_an_error_number_is_found_where_there_is_one(error: Exception, number: int | None) -> None:
     assert error_number(error) == number
+
+
+def test_json_too_deep_for_a_column_is_the_datas_fault() -> None:
+    assert classify(mysql(3157)) is Failure.DATA
+
+
+def test_a_value_that_cannot_be_bound_is_the_datas_fault() -> None:
+    error = StatementError("", "INSERT", {}, ValueError("naive"))
+    assert classify(error) is Failure.DATA

@@ -1,0 +1,177 @@
+"""From publishing OrderCreated to receiving OrderProcessed, at constant rates, as an open loop.
+
+Each message has the moment at which it is due. It is sent then, whatever became of those before it,
+and its latency counts from then, even where sending was late: a contestant that stands still for a
+second makes all messages of that second late, not only one (no coordinated omission). An
+independent consumer on a connection of its own receives the events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aio_pika
+from aio_pika.abc import AbstractIncomingMessage
+
+from benchmarks.contestants import Contestant, Running
+from benchmarks.measure import until_consuming, until_settled
+from benchmarks.stage import Servers, Stage, Wrong, order_created
+from benchmarks.workload import messages, order_id
+
+LOADS = (0.25, 0.5, 0.75)
+WARM_UP_SECONDS = 3.0
+ARRIVAL_SECONDS = 60.0
+MILLI = 1000
+
+
+@dataclass(frozen=True)
+class Latency:
+    """One measurement at one rate, in milliseconds."""
+
+    contestant: str
+    load: float
+    rate: float
+    orders: int
+    p50: float
+    p95: float
+    p99: float
+    longest: float
+    sender_late_p99: float
+    """How late the measuring side itself sent: where this is much, the rest means little."""
+
+
+async def latencies(
+    servers: Servers, contestant: Contestant, capacity: float, seconds: float
+) -> list[Latency]:
+    """Measure at each load, one after the other, one start of the contestant for all.
+
+    Raises:
+        Wrong: not every order had its effect exactly once.
+    """
+    found = []
+    series: dict[str, int] = {}
+    async with Stage.on(servers) as stage:
+        with Running.of(contestant, stage.environment) as running:
+            await until_consuming(stage, running)
+            async with _receiver(stage) as receiver:
+                for load in LOADS:
+                    rate = capacity * load
+                    name, count = f"load{load:g}", round(rate * (WARM_UP_SECONDS + seconds))
+                    series[name] = count
+                    found.append(
+                        await _at_rate(stage, receiver, contestant, load, rate, name, count)
+                    )
+                await until_settled(stage, contestant)
+        await stage.check([body for _, body in receiver.got], series, stored=contestant.stores)
+    return found
+
+
+class _Receiver:
+    """Collects events with the moment each came in; reads them later."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.got: list[tuple[float, bytes]] = []
+        self._stage = stage
+        self._connection: Any = None
+        self._arrived = asyncio.Event()
+
+    async def __aenter__(self) -> _Receiver:
+        self._connection = await aio_pika.connect(self._stage.settings.broker)
+        channel = await self._connection.channel(publisher_confirms=False)
+        queue = await channel.get_queue(self._stage.topology.processed.name, ensure=False)
+        await queue.consume(self._take, no_ack=True)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._connection.close()
+
+    async def _take(self, message: AbstractIncomingMessage) -> None:
+        self.got.append((time.monotonic(), message.body))
+        self._arrived.set()
+
+    async def until(self, count: int) -> None:
+        try:
+            async with asyncio.timeout(ARRIVAL_SECONDS):
+                while len(self.got) < count:
+                    self._arrived.clear()
+                    await self._arrived.wait()
+        except TimeoutError:
+            raise Wrong(f"{len(self.got)} of {count} events came") from None
+
+
+def _receiver(stage: Stage) -> _Receiver:
+    return _Receiver(stage)
+
+
+async def _at_rate(
+    stage: Stage,
+    receiver: _Receiver,
+    contestant: Contestant,
+    load: float,
+    rate: float,
+    series: str,
+    count: int,
+) -> Latency:
+    before = len(receiver.got)
+    ready = [order_created(body) for body in messages(series, count)]
+    with _no_collection():
+        due, late = await _send(stage, ready, rate)
+        await receiver.until(before + count)
+    arrivals = {json.loads(body)["orderId"]: moment for moment, body in receiver.got[before:]}
+    first = round(rate * WARM_UP_SECONDS)
+    waits = [arrivals[order_id(series, n)] - due[n] for n in range(first, count)]
+    return Latency(
+        contestant=contestant.name,
+        load=load,
+        rate=rate,
+        orders=len(waits),
+        p50=percentile(waits, 50) * MILLI,
+        p95=percentile(waits, 95) * MILLI,
+        p99=percentile(waits, 99) * MILLI,
+        longest=max(waits) * MILLI,
+        sender_late_p99=percentile(late[first:], 99) * MILLI,
+    )
+
+
+async def _send(
+    stage: Stage, ready: Sequence[aio_pika.Message], rate: float
+) -> tuple[list[float], list[float]]:
+    """Send each when it is due; returns when each was due, and how late it went."""
+    due: list[float] = []
+    late: list[float] = []
+    async with await aio_pika.connect(stage.settings.broker) as connection:
+        # Confirms are of no use here: every event is waited for.
+        channel = await connection.channel(publisher_confirms=False)
+        start = time.monotonic() + 0.1
+        for number, message in enumerate(ready):
+            due.append(start + number / rate)
+            if (ahead := due[-1] - time.monotonic()) > 0:
+                await asyncio.sleep(ahead)
+            late.append(time.monotonic() - due[-1])
+            await channel.default_exchange.publish(message, stage.topology.incoming.name)
+    return due, late
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """The measuring side's own garbage collection would count as the contestant's latency."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The smallest value that at least this share of all does not exceed (nearest rank)."""
+    ordered = sorted(values)
+    rank = -(-len(ordered) * percent // 100)
+    return ordered[max(int(rank) - 1, 0)]

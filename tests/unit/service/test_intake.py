@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from db.engine import Database
+from service.contracts import FailureReason
+from service.errors import DatabaseAwayError, Refusal
+from service.events import Events
+from service.intake import Intake
+from service.orders import Refused
+from service.publishing import InProcessPublisher
+from service.settings import Settings
+from service.telemetry import Metrics
+from service.topology import Topology
+from tests.factories import delivery
+
+
+class AwayDatabase(Database):
+    """Refuses every transaction, as a closed port does."""
+
+    def __init__(self) -> None: ...
+
+    def transaction(self) -> Any:
+        raise ConnectionRefusedError
+
+
+async def test_an_intake_that_was_abandoned_and_resumes_no_longer_counts_as_away() -> None:
+    intake = Intake(
+        AwayDatabase(),
+        Events(Topology.of(Settings())),
+        Metrics(),
+        batch_size=10,
+        committed=lambda: None,
+        large=InProcessPublisher(None),  # type: ignore[arg-type]
+    )
+    refused = Refused(Refusal(FailureReason.INVALID_JSON, "body: not JSON"), delivery(b""))
+    waiting = asyncio.create_task(intake.submit(refused))
+    await asyncio.sleep(0)
+    intake.abandon()
+
+    await intake.run_once()
+
+    with pytest.raises(DatabaseAwayError):
+        await waiting
+    assert intake.away_since is not None
+    intake.resume()
+    assert intake.away_since is None
