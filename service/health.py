@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
@@ -131,7 +131,7 @@ class Health:
             self._metrics.outbox_pending.set(report.backlog.pending)
             self._metrics.outbox_parked.set(report.backlog.parked)
             self._metrics.outbox_oldest.set(report.backlog.oldest_pending_seconds)
-        return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(self._metrics.exposed(), media_type=CONTENT_TYPE_LATEST)
 
     async def _ask_database(self) -> tuple[bool, outbox.Backlog | None]:
         """Whether it answers, and the backlog: a long one may take longer to count than we wait."""

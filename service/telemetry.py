@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import traceback
 from datetime import UTC, datetime
@@ -11,7 +12,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.process_collector import ProcessCollector
 
 logger = logging.getLogger("orders")
@@ -103,66 +111,71 @@ def configure_logging(level: str, style: Literal["text", "json"]) -> None:
 
 
 class Metrics:
-    """What `/metrics` shows, in a registry of its own."""
+    """What `/metrics` shows, in a registry of its own.
+
+    With PROMETHEUS_MULTIPROC_DIR set to an empty folder, prometheus_client keeps the values there,
+    and each of several workers answers for all of them; without it, each answers for itself.
+    """
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         self.messages = Counter(
             "orders_messages",
             "Messages that were decided, by outcome: accepted, duplicate, dead_lettered, repeated.",
             ["outcome"],
-            registry=self.registry,
+            registry=registry,
         )
         self.dead_letters = Counter(
-            "orders_dead_letters", "Dead letters by reason.", ["reason"], registry=self.registry
+            "orders_dead_letters", "Dead letters by reason.", ["reason"], registry=registry
         )
         self.batch_size = Histogram(
             "orders_intake_batch_size",
             "Messages per intake transaction.",
             buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500),
-            registry=self.registry,
+            registry=registry,
         )
         self.commit_seconds = Histogram(
             "orders_intake_commit_seconds",
             "Time of an intake transaction, in seconds.",
-            registry=self.registry,
+            registry=registry,
         )
         self.published = Counter(
-            "orders_relay_published", "Events confirmed by the broker.", registry=self.registry
+            "orders_relay_published", "Events confirmed by the broker.", registry=registry
         )
         self.retried = Counter(
-            "orders_relay_retried",
-            "Events that failed and will be retried.",
-            registry=self.registry,
+            "orders_relay_retried", "Events that failed and will be retried.", registry=registry
         )
         self.parked = Counter(
-            "orders_relay_parked",
-            "Events set aside after the last attempt.",
-            registry=self.registry,
+            "orders_relay_parked", "Events set aside after the last attempt.", registry=registry
         )
         self.relay_seconds = Histogram(
             "orders_relay_batch_seconds",
             "Time to claim, publish and complete a batch, in seconds.",
-            registry=self.registry,
+            registry=registry,
         )
-        self.outbox_pending = Gauge(
-            "orders_outbox_pending", "Events that wait to be published.", registry=self.registry
+        self.outbox_pending = self._gauge(
+            "orders_outbox_pending", "Events that wait to be published."
         )
-        self.outbox_parked = Gauge(
-            "orders_outbox_parked", "Events set aside for an operator.", registry=self.registry
+        self.outbox_parked = self._gauge(
+            "orders_outbox_parked", "Events set aside for an operator."
         )
-        self.outbox_oldest = Gauge(
+        self.outbox_oldest = self._gauge(
             "orders_outbox_oldest_pending_seconds",
             "Age of the oldest event that waits, in seconds.",
-            registry=self.registry,
         )
-        self.consuming = Gauge(
-            "orders_consuming", "1 while messages are consumed.", registry=self.registry
-        )
-        self.database_up = Gauge(
-            "orders_database_up", "1 while the database answers.", registry=self.registry
-        )
-        self.broker_up = Gauge(
-            "orders_broker_up", "1 while the broker is connected.", registry=self.registry
-        )
+        self.consuming = self._gauge("orders_consuming", "1 while messages are consumed.")
+        self.database_up = self._gauge("orders_database_up", "1 while the database answers.")
+        self.broker_up = self._gauge("orders_broker_up", "1 while the broker is connected.")
+
+    def exposed(self) -> bytes:
+        """Everything in Prometheus's text format."""
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self.registry)
+        shared = CollectorRegistry()
+        MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
+        return generate_latest(shared)
+
+    def _gauge(self, name: str, description: str) -> Gauge:
+        # Measured when asked: of several workers, who answered last knows best.
+        return Gauge(name, description, registry=self.registry, multiprocess_mode="livemostrecent")

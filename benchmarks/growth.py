@@ -1,0 +1,265 @@
+"""What must not grow with anything: claim, throughput and memory beside a large outbox; memory over
+many orders; what an idle service costs; how long starting takes.
+
+States of the outbox: empty; 1,000,000 pending rows, as after an outage, over which the service is
+started; 5,000,000 published rows, as a retention of days keeps them. `scale` makes them smaller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from benchmarks.contestants import CONTESTANTS, Running
+from benchmarks.measure import until_consuming, until_first_delivery, until_processed
+from benchmarks.stage import Servers, Stage, Wrong
+from benchmarks.workload import messages
+from db import orders, outbox
+from db.engine import Database
+from service.storage import open_database
+
+SERVICE = CONTESTANTS[0]
+PENDING, PUBLISHED = 1_000_000, 5_000_000
+STATES = ("empty", "pending", "published")
+LOAD_ROWS = 50_000
+CLAIMS = 30
+STATEMENT_ROWS = 200
+LONG_RUN_STEP = 5_000
+STARTS = 3
+STALL_SECONDS = 60.0
+POLL_SECONDS = 0.05
+MILLI = 1000
+
+
+@dataclass(frozen=True)
+class State:
+    """The service beside an outbox in one state."""
+
+    state: str
+    rows: int
+    claim_milliseconds: float
+    rows_locked: int
+    orders: int
+    orders_per_second: float
+    peak_megabytes: float
+    plans: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Everything that this mode found."""
+
+    states: list[State]
+    idle: dict[str, float]
+    start_seconds: list[float]
+    long_run: list[tuple[int, float]]
+    """Resident MiB after so many orders."""
+
+
+async def growth(
+    servers: Servers,
+    *,
+    scale: float,
+    orders_per_state: int,
+    long_run: int,
+    idle_seconds: float,
+    tell: Callable[[str], None],
+) -> Growth:
+    """Measure everything, one after the other.
+
+    Raises:
+        Wrong: the service did not do what was measured.
+    """
+    states = []
+    for name in STATES:
+        states.append(await beside(servers, name, scale, orders_per_state))
+        each = states[-1]
+        tell(
+            f"{name} ({each.rows:,} rows): claim {each.claim_milliseconds:.1f} ms, "
+            f"{each.orders_per_second:.0f} orders/s, {each.peak_megabytes:.0f} MiB"
+        )
+    starts = [await start_seconds(servers) for _ in range(STARTS)]
+    tell(f"start to consuming: {statistics.median(starts):.1f} s")
+    idle = await idleness(servers, idle_seconds)
+    tell(f"idle: {idle['statements_per_second']:.2f} statements/s, {idle['cpu_percent']:.2f} % CPU")
+    resident = await over_many_orders(servers, long_run, tell) if long_run else []
+    return Growth(states, idle, starts, resident)
+
+
+async def beside(servers: Servers, state: str, scale: float, count: int) -> State:
+    """Load the outbox, ask for the plans, time the claim, then have the service work beside it."""
+    rows = {"empty": 0, "pending": PENDING, "published": PUBLISHED}[state]
+    rows = round(rows * scale)
+    async with Stage.on(servers) as stage:
+        await asyncio.to_thread(load, stage, rows, published=state == "published")
+        database = open_database(stage.settings)
+        try:
+            claim, locked = await _claim(stage, database)
+            plans = await _plans(database)
+        finally:
+            await database.dispose()
+        await stage.preload(messages("order", count))
+        with Running.of(SERVICE, stage.environment) as running:
+            await until_first_delivery(stage, running, count)
+            started = time.monotonic()
+            # As much is taken in and as much published in each state, whichever events those are.
+            await until_processed(stage, running, count)
+            await _until_stored(stage, running, count)
+            seconds = time.monotonic() - started
+            peak = running.usage().peak_bytes
+        if state != "pending":
+            await stage.check(await stage.drain(), {"order": count}, stored=True)
+    return State(state, rows, claim, locked, count, count / seconds, peak / 2**20, plans)
+
+
+def load(stage: Stage, rows: int, *, published: bool) -> None:
+    """Fill the outbox by INSERT … SELECT, with rows as the service makes them."""
+    if not rows:
+        return
+    ask, names = stage.link.ask, stage.settings
+    ask("SET SESSION sql_log_bin = 0")
+    ask("CREATE TABLE numbers (n INT PRIMARY KEY)")
+    ask("INSERT INTO numbers VALUES (0)")
+    have = 1
+    while have < min(rows, LOAD_ROWS):
+        ask(f"INSERT INTO numbers SELECT n + {have} FROM numbers WHERE n + {have} < {LOAD_ROWS}")
+        have *= 2
+    at = "UTC_TIMESTAMP(6) - INTERVAL 600 SECOND" if published else "NULL"
+    for first in range(0, rows, LOAD_ROWS):
+        ask(
+            "INSERT INTO outbox (event_id, event_type, aggregate_type, aggregate_id, exchange,"
+            " routing_key, payload, content_type, correlation_id, headers, published_at)"
+            f" SELECT UUID(), 'OrderProcessed', 'order', CONCAT('loaded-', n + {first}),"
+            f" '{names.events_exchange}', 'order.processed',"
+            " CONCAT('{\"orderId\":\"loaded-', n, '\",\"idempotencyKey\":\"key-loaded-', n,"
+            ' \'","status":"PROCESSED","processingTimestamp":"2026-01-01T00:00:00.000000Z"}\'),'
+            " 'application/json', UUID(), JSON_OBJECT('cloudEvents:specversion', '1.0',"
+            " 'cloudEvents:id', UUID(), 'cloudEvents:source', '/order-service',"
+            " 'cloudEvents:type', 'OrderProcessed', 'cloudEvents:subject', CONCAT('loaded-', n),"
+            f" 'cloudEvents:time', '2026-01-01T00:00:00+00:00'), {at}"
+            f" FROM numbers WHERE n < {min(LOAD_ROWS, rows - first)} ORDER BY n"
+        )
+    ask("DROP TABLE numbers")
+    ask("ANALYZE TABLE outbox")
+    if (there := stage.link.number("SELECT COUNT(*) FROM outbox")) != rows:
+        raise Wrong(f"{there} rows were loaded instead of {rows}")
+
+
+async def _claim(stage: Stage, database: Database) -> tuple[float, int]:
+    """The claim as the relay makes it, undone each time: median milliseconds, and rows locked."""
+    times, limit = [], stage.settings.relay_batch_size
+    locked = 0
+    async with database.engine.connect() as connection:
+        for _ in range(CLAIMS):
+            started = time.perf_counter()
+            claimed = await outbox.lock_claimable(connection, limit)
+            times.append(time.perf_counter() - started)
+            if claimed:
+                found = await connection.exec_driver_sql(
+                    "SELECT trx_rows_locked FROM information_schema.innodb_trx"
+                    " WHERE trx_mysql_thread_id = CONNECTION_ID()"
+                )
+                locked = int(found.scalar_one())
+            await connection.rollback()
+    return statistics.median(times) * MILLI, locked
+
+
+async def _plans(database: Database) -> dict[str, list[str]]:
+    """How the server means to run each statement whose cost must not grow."""
+    some = {f"not-there-{n}" for n in range(STATEMENT_ROWS)}
+    calls: dict[str, Callable[[AsyncConnection], Awaitable[object]]] = {
+        "claim": lambda c: outbox.lock_claimable(c, STATEMENT_ROWS),
+        "purge": lambda c: outbox.find_purgeable(
+            c, retention=timedelta(hours=168), limit=STATEMENT_ROWS
+        ),
+        "classification": lambda c: orders.find_taken(c, idempotency_keys=some, order_ids=some),
+    }
+    asked: list[tuple[str, Any]] = []
+
+    def remember(*arguments: Any) -> None:
+        asked.append((arguments[2], arguments[3]))
+
+    plans = {}
+    async with database.engine.connect() as connection:
+        for name, call in calls.items():
+            event.listen(database.engine.sync_engine, "before_cursor_execute", remember)
+            await call(connection)
+            event.remove(database.engine.sync_engine, "before_cursor_execute", remember)
+            statement, parameters = asked[-1]
+            # MySQL 9 explains as a tree unless told otherwise; MariaDB knows tables only.
+            mysql = not connection.dialect.is_mariadb  # type: ignore[attr-defined]
+            words = "EXPLAIN FORMAT=TRADITIONAL" if mysql else "EXPLAIN"
+            rows = await connection.exec_driver_sql(f"{words} {statement}", parameters)
+            plans[name] = [
+                f"{row['table']}: {row['type']} on {row['key']}, {row['rows']} rows, {row['Extra']}"
+                for row in rows.mappings()
+            ]
+            await connection.rollback()
+    return plans
+
+
+async def _until_stored(stage: Stage, running: Running, count: int) -> None:
+    deadline = time.monotonic() + STALL_SECONDS
+    while await asyncio.to_thread(stage.link.orders) < count:
+        running.check_alive()
+        if time.monotonic() > deadline:
+            raise Wrong(f"not all of {count} orders were stored\n{running.log_tail()}")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def start_seconds(servers: Servers) -> float:
+    """From starting the process, imports included, to its consumer being there."""
+    async with Stage.on(servers) as stage:
+        with Running.of(SERVICE, stage.environment) as running:
+            await until_consuming(stage, running)
+            return time.monotonic() - running.started
+
+
+async def idleness(servers: Servers, seconds: float) -> dict[str, float]:
+    """What a service costs that has nothing to do, per second."""
+    async with Stage.on(servers) as stage:
+        with Running.of(SERVICE, stage.environment) as running:
+            await until_consuming(stage, running)
+            await asyncio.sleep(5)
+            counters, used = stage.link.counters(), running.usage()
+            await asyncio.sleep(seconds)
+            counted = stage.link.counters().since(counters)
+            cpu = running.usage().cpu_seconds - used.cpu_seconds
+    return {
+        "seconds": seconds,
+        "statements_per_second": counted.statements / seconds,
+        # One of them was ours.
+        "round_trips_per_second": (counted.questions - 1) / seconds,
+        "cpu_percent": cpu / seconds * 100,
+    }
+
+
+async def over_many_orders(
+    servers: Servers, count: int, tell: Callable[[str], None]
+) -> list[tuple[int, float]]:
+    """Resident memory of one process while it processes so many orders, step by step."""
+    found: list[tuple[int, float]] = []
+    async with Stage.on(servers) as stage:
+        with Running.of(SERVICE, stage.environment) as running:
+            await until_consuming(stage, running)
+            done = 0
+            while done < count:
+                step = min(LONG_RUN_STEP, count - done)
+                await stage.preload(messages(f"step{done}", step))
+                await until_processed(stage, running, step)
+                if (thrown := await stage.empty()) != step:
+                    raise Wrong(f"{thrown} events came of {step} orders")
+                done += step
+                found.append((done, running.usage().resident_bytes / 2**20))
+                tell(f"{done:,} orders: {found[-1][1]:.1f} MiB resident")
+            if (stored := await asyncio.to_thread(stage.link.orders)) != count:
+                raise Wrong(f"{stored} orders are stored of {count}")
+    return found
