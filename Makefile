@@ -5,7 +5,7 @@ PORT ?= 8000
 ENV_FILE ?= run/servers.env
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit lint format types imports docs docs-check schema-check servers check ci image clean
+.PHONY: help setup run bench test test-unit lint format types imports docs docs-check schema-check servers check ci image clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ servers: setup ## Start a private MariaDB and RabbitMQ until Ctrl-C, and write t
 check: lint types imports docs-check schema-check ## All checks that are not tests
 
 ci: check test ## What CI runs
+
+bench: setup ## Measure beside other programs, 25 minutes; BENCH_ARGS=--quick: 3
+	@$(RUN) python -m benchmarks $(BENCH_ARGS)
 
 image: ## Build the Dockerfile without a container engine and start the result (root, Debian)
 	@deploy/build_without_engine.sh

@@ -139,7 +139,7 @@ def load(stage: Stage, rows: int, *, published: bool) -> None:
             " routing_key, payload, content_type, correlation_id, headers, published_at)"
             f" SELECT UUID(), 'OrderProcessed', 'order', CONCAT('loaded-', n + {first}),"
             f" '{names.events_exchange}', 'order.processed',"
-            " CONCAT('{\"orderId\":\"loaded-', n, '\",\"idempotencyKey\":\"key-loaded-', n,"
+            ' CONCAT(\'{"orderId":"loaded-\', n, \'","idempotencyKey":"key-loaded-\', n,'
             ' \'","status":"PROCESSED","processingTimestamp":"2026-01-01T00:00:00.000000Z"}\'),'
             " 'application/json', UUID(), JSON_OBJECT('cloudEvents:specversion', '1.0',"
             " 'cloudEvents:id', UUID(), 'cloudEvents:source', '/order-service',"

@@ -12,13 +12,13 @@ import asyncio
 import gc
 import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import aio_pika
-from aio_pika.abc import AbstractIncomingMessage
+from aio_pika.abc import AbstractExchange, AbstractIncomingMessage
 
 from benchmarks.contestants import Contestant, Running
 from benchmarks.measure import until_consuming, until_settled
@@ -29,6 +29,7 @@ LOADS = (0.25, 0.5, 0.75)
 WARM_UP_SECONDS = 3.0
 ARRIVAL_SECONDS = 60.0
 MILLI = 1000
+MICRO = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Latency:
     p95: float
     p99: float
     longest: float
+    cpu_microseconds: float
+    """Of the contestant, per order: where messages trickle in, batches are small."""
     sender_late_p99: float
     """How late the measuring side itself sent: where this is much, the rest means little."""
 
@@ -60,17 +63,22 @@ async def latencies(
     async with Stage.on(servers) as stage:
         with Running.of(contestant, stage.environment) as running:
             await until_consuming(stage, running)
-            async with _receiver(stage) as receiver:
+            async with _sender(stage) as sender, _Receiver(stage) as receiver:
                 for load in LOADS:
-                    rate = capacity * load
-                    name, count = f"load{load:g}", round(rate * (WARM_UP_SECONDS + seconds))
-                    series[name] = count
-                    found.append(
-                        await _at_rate(stage, receiver, contestant, load, rate, name, count)
-                    )
+                    pace = _Pace(load, capacity * load, seconds)
+                    series[pace.series] = pace.count
+                    found.append(await _at(pace, stage, sender, receiver, running))
                 await until_settled(stage, contestant)
         await stage.check([body for _, body in receiver.got], series, stored=contestant.stores)
     return found
+
+
+@asynccontextmanager
+async def _sender(stage: Stage) -> AsyncIterator[AbstractExchange]:
+    """Without confirms, every event is waited for; closed only then, or its last might be lost."""
+    async with await aio_pika.connect(stage.settings.broker) as connection:
+        channel = await connection.channel(publisher_confirms=False)
+        yield channel.default_exchange
 
 
 class _Receiver:
@@ -103,59 +111,71 @@ class _Receiver:
                     self._arrived.clear()
                     await self._arrived.wait()
         except TimeoutError:
-            raise Wrong(f"{len(self.got)} of {count} events came") from None
+            where = await self._stage.state()
+            raise Wrong(f"{len(self.got)} of {count} events came\n{where}") from None
 
 
-def _receiver(stage: Stage) -> _Receiver:
-    return _Receiver(stage)
+@dataclass(frozen=True)
+class _Pace:
+    """A constant rate, in orders per second, for so many seconds after warming up."""
+
+    load: float
+    rate: float
+    seconds: float
+
+    @property
+    def series(self) -> str:
+        return f"load{self.load:g}"
+
+    @property
+    def measured(self) -> int:
+        return max(round(self.rate * self.seconds), 1)
+
+    @property
+    def count(self) -> int:
+        return round(self.rate * WARM_UP_SECONDS) + self.measured
 
 
-async def _at_rate(
-    stage: Stage,
-    receiver: _Receiver,
-    contestant: Contestant,
-    load: float,
-    rate: float,
-    series: str,
-    count: int,
+async def _at(
+    pace: _Pace, stage: Stage, sender: AbstractExchange, receiver: _Receiver, running: Running
 ) -> Latency:
-    before = len(receiver.got)
+    series, count, before = pace.series, pace.count, len(receiver.got)
     ready = [order_created(body) for body in messages(series, count)]
     with _no_collection():
-        due, late = await _send(stage, ready, rate)
+        used = running.usage().cpu_seconds
+        due, late = await _send(sender, stage.topology.incoming.name, ready, pace.rate)
         await receiver.until(before + count)
+        used = running.usage().cpu_seconds - used
     arrivals = {json.loads(body)["orderId"]: moment for moment, body in receiver.got[before:]}
-    first = round(rate * WARM_UP_SECONDS)
+    first = count - pace.measured
     waits = [arrivals[order_id(series, n)] - due[n] for n in range(first, count)]
     return Latency(
-        contestant=contestant.name,
-        load=load,
-        rate=rate,
+        contestant=running.contestant.name,
+        load=pace.load,
+        rate=pace.rate,
         orders=len(waits),
         p50=percentile(waits, 50) * MILLI,
         p95=percentile(waits, 95) * MILLI,
         p99=percentile(waits, 99) * MILLI,
         longest=max(waits) * MILLI,
+        cpu_microseconds=used / count * MICRO,
         sender_late_p99=percentile(late[first:], 99) * MILLI,
     )
 
 
 async def _send(
-    stage: Stage, ready: Sequence[aio_pika.Message], rate: float
+    exchange: AbstractExchange, queue: str, ready: Sequence[aio_pika.Message], rate: float
 ) -> tuple[list[float], list[float]]:
     """Send each when it is due; returns when each was due, and how late it went."""
     due: list[float] = []
     late: list[float] = []
-    async with await aio_pika.connect(stage.settings.broker) as connection:
-        # Confirms are of no use here: every event is waited for.
-        channel = await connection.channel(publisher_confirms=False)
-        start = time.monotonic() + 0.1
-        for number, message in enumerate(ready):
-            due.append(start + number / rate)
-            if (ahead := due[-1] - time.monotonic()) > 0:
-                await asyncio.sleep(ahead)
-            late.append(time.monotonic() - due[-1])
-            await channel.default_exchange.publish(message, stage.topology.incoming.name)
+    start = time.monotonic() + 0.1
+    for number, message in enumerate(ready):
+        due.append(start + number / rate)
+        if (ahead := due[-1] - time.monotonic()) > 0:
+            await asyncio.sleep(ahead)
+        late.append(time.monotonic() - due[-1])
+        await exchange.publish(message, queue)
     return due, late
 
 

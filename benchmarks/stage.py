@@ -190,6 +190,14 @@ class Stage:
         queue = await self._channel.get_queue(self.topology.processed.name, ensure=False)
         return (await queue.purge()).message_count or 0
 
+    async def state(self) -> str:
+        """Where everything is, for an error's text."""
+        depths = [
+            f"{each.name}: {(await self.depth(each.name)).ready}" for each in self.topology.queues
+        ]
+        rows = f"orders: {self.link.orders()}, unpublished: {self.link.waiting()}"
+        return "\n".join([*depths, rows])
+
     async def check(self, events: list[bytes], series: dict[str, int], *, stored: bool) -> None:
         """Check that each order of these series had its effect, exactly once.
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from importlib.metadata import version
@@ -59,6 +59,16 @@ class ServiceApp(AsgiFastStream):
     async def not_found(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.web(scope, receive, send)
 
+    async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """FastStream's; but why the service refuses to start is said without a traceback."""
+
+        async def tell(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "lifespan.startup.failed" and self.service.refusal:
+                message = {**message, "message": self.service.refusal}
+            await send(message)
+
+        await super().lifespan(scope, receive, tell)
+
 
 class Service:
     """The parts of one service process, wired."""
@@ -69,7 +79,9 @@ class Service:
         self.topology = Topology.of(settings)
         self.metrics = Metrics()
         self.supervisor = Supervisor()
+        self.refusal: str | None = None
         self._embedded_running = False
+        self._waits_for_database = asyncio.Lock()
         self.database = open_database(settings)
         self.broker = _make_broker(settings, self.topology)
         self.publisher = self._publisher()
@@ -182,10 +194,14 @@ class Service:
 
     async def _database_ready(self) -> None:
         try:
-            await wait_for_database(self.database, self.settings.database_name)
+            # Two tasks need it; one asks at a time, and tells of it.
+            async with self._waits_for_database:
+                await wait_for_database(self.database, self.settings.database_name)
         except SchemaBehindError as error:
-            log(Action.SCHEMA_BEHIND, 50, why=str(error))
-            os.kill(os.getpid(), signal.SIGTERM)
+            if self.refusal is None:
+                self.refusal = str(error)
+                log(Action.SCHEMA_BEHIND, 50, why=self.refusal)
+                os.kill(os.getpid(), signal.SIGTERM)
             await asyncio.Event().wait()
 
     def _trouble(self) -> str | None:
@@ -201,7 +217,8 @@ class Service:
         try:
             await check_schema(self.database)
         except SchemaBehindError as error:
-            raise SystemExit(f"The service cannot start: {error}.") from None
+            self.refusal = f"The service cannot start: {error}."
+            raise SystemExit(self.refusal) from None
         except Exception:  # noqa: BLE001 - away: waited for, and told of, once we run
             return
 

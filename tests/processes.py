@@ -85,6 +85,11 @@ class ServiceProcess:
         self._wait_until(lambda: len(self.told(action)) >= times, within, f"{action!r} in its log")
         return self.told(action)
 
+    def wait_for_line(self, text: str, *, within: float = START_SECONDS) -> None:
+        self._wait_until(
+            lambda: any(text in line for line in self.lines), within, f"{text!r} in its log"
+        )
+
     def status(self, path: str) -> int | None:
         """The HTTP status of a path; None where nobody answers."""
         try:

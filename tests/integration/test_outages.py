@@ -9,24 +9,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
 from aio_pika.exceptions import DeliveryError
 from sqlalchemy import insert, text
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.exc import OperationalError
 
 from db.engine import Database
-from db.models import DeadLetter, Order, OutboxEvent
+from db.models import Order, OutboxEvent
 from service.app import ServiceApp
 from service.events import new_id
 from service.settings import Settings
 from tests.factories import order_created_json
 from tests.harness import Wire, eventually, rows, running
+from tests.integration.steps import (
+    INCOMING,
+    PROCESSED,
+    all_is_done,
+    all_published,
+    consumers,
+    counted,
+    insert_order,
+    is_stored,
+    lock_waits,
+    messages_in,
+    numbered,
+    send,
+    stored,
+)
 from tests.processes import service_process
 from tests.servers import (
     AnyDatabase,
@@ -37,12 +49,6 @@ from tests.servers import (
     RabbitServer,
 )
 
-INCOMING, PROCESSED, FAILED, DLQ = (
-    "order_created_queue",
-    "order_processed_queue",
-    "order_failed_queue",
-    "order_dlq",
-)
 DATABASE_BACK_SECONDS = 10.0
 BROKER_BACK_SECONDS = 15.0
 
@@ -216,7 +222,8 @@ async def test_a_killed_broker_loses_nothing_and_consumer_and_relay_resume_by_th
         await asyncio.to_thread(broker_to_break.start)
         async with Wire.connected(mq_url) as wire:
             await send(wire, range(300, 350), confirmed)
-        await eventually(lambda: is_stored(database, "o-349"), within=BROKER_BACK_SECONDS)
+            await eventually(lambda: is_stored(database, "o-349"), within=BROKER_BACK_SECONDS)
+            assert await consumers(wire) == 1
         await eventually(lambda: health_says(app, 200, db="connected", mq="connected"))
         await all_is_done(database, mq_url, confirmed, unconfirmed=range(350))
 
@@ -277,6 +284,7 @@ async def test_a_frozen_broker_is_noticed_by_its_missing_heartbeats_and_used_aga
         await eventually(lambda: stored(database, 21), within=BROKER_BACK_SECONDS)
         await eventually(lambda: health_says(app, 200, db="connected", mq="connected"))
         await all_is_done(database, mq_url, range(40))
+        assert await consumers(wire) == 1
     assert told(caplog, "broker-waiting")[0]["why"] == "it did not answer in time"
 
 
@@ -299,6 +307,7 @@ async def test_an_incoming_queue_that_is_deleted_is_declared_anew_and_consumed_a
 
         await eventually(there_again)
         await all_is_done(database, mq_url, range(6))
+        assert await consumers(wire) == 1
 
 
 @pytest.mark.parametrize("harm", ["queue deleted", "unbound", "exchange deleted"])
@@ -441,74 +450,6 @@ async def test_a_service_killed_under_load_is_taken_over_by_another_without_loss
 # What the tests have in common
 
 
-def numbered(number: int) -> bytes:
-    return order_created_json(orderId=f"o-{number}", idempotencyKey=f"k-{number}")
-
-
-async def send(wire: Wire, numbers: Iterable[int], confirmed: list[int] | None = None) -> None:
-    """Send one order for each number; returns once the broker has confirmed them all."""
-
-    async def send_one(number: int) -> None:
-        await wire.send(numbered(number))
-        if confirmed is not None:
-            confirmed.append(number)
-
-    async with asyncio.TaskGroup() as sending:
-        for number in numbers:
-            sending.create_task(send_one(number))
-
-
-async def all_is_done(
-    database: Database,
-    mq_url: str,
-    sent: Iterable[int],
-    *,
-    unconfirmed: Iterable[int] = (),
-    within: float = 30,
-) -> None:
-    """Every order sent is one row and one event, published, and nothing else is anywhere.
-
-    An order that was sent without being confirmed may be there or not; if it is, then wholly.
-    """
-    must = {f"o-{number}" for number in sent}
-    may = must | {f"o-{number}" for number in unconfirmed}
-
-    async def nothing_waits() -> bool:
-        orders, events = await found(database, Order), await found(database, OutboxEvent)
-        if orders is None or events is None:
-            return False
-        done = {order.order_id for order in orders}
-        return must <= done and len(events) == len(done) and all(e.published_at for e in events)
-
-    await eventually(nothing_waits, within=within)
-    async with Wire.connected(mq_url) as wire:
-
-        async def queue_is_empty() -> bool:
-            return await wire.depth(INCOMING) == 0
-
-        await eventually(queue_is_empty)
-        assert [await wire.depth(queue) for queue in (FAILED, DLQ)] == [0, 0]
-        events = await rows(database, OutboxEvent)
-        there = await messages_in(wire, PROCESSED)
-    orders = [order.order_id for order in await rows(database, Order)]
-    assert must <= set(orders) <= may
-    assert sorted(event.aggregate_id for event in events) == sorted(orders)
-    assert {event.attempts for event in events} <= {0}, "an outage costs an event no attempt"
-    assert {event.event_id for event in events} == there
-    assert await rows(database, DeadLetter) == []
-
-
-async def messages_in(wire: Wire, queue: str) -> set[str | None]:
-    """The ids of all messages in a queue; they stay there."""
-    channel = await wire.connection.channel()
-    async with channel:
-        there = await channel.get_queue(queue, ensure=False)
-        ids = set()
-        while (message := await there.get(fail=False, timeout=10)) is not None:
-            ids.add(message.message_id)
-    return ids
-
-
 async def delivery_counts(wire: Wire) -> list[int]:
     """How often each message of the incoming queue was delivered before; they stay there."""
     channel = await wire.connection.channel()
@@ -518,31 +459,6 @@ async def delivery_counts(wire: Wire) -> list[int]:
         while (message := await there.get(fail=False, timeout=10)) is not None:
             counts.append(int(message.headers.get("x-delivery-count") or 0))  # type: ignore[arg-type]
     return counts
-
-
-async def found(database: Database, table: Any) -> list[Any] | None:
-    """All rows of a table; None while the database is away."""
-    try:
-        return await rows(database, table)
-    except (SQLAlchemyError, TimeoutError, OSError):
-        return None
-
-
-async def stored(database: Database, count: int) -> bool:
-    return len(await found(database, Order) or ()) >= count
-
-
-async def is_stored(database: Database, order_id: str) -> bool:
-    return any(order.order_id == order_id for order in await found(database, Order) or ())
-
-
-async def all_published(database: Database, count: int) -> bool:
-    events = await found(database, OutboxEvent) or ()
-    return len(events) == count and all(event.published_at for event in events)
-
-
-async def counted(app: ServiceApp, outcome: str) -> int:
-    return int(app.service.metrics.messages.labels(outcome)._value.get())
 
 
 async def processed_more_than(app: ServiceApp, count: int) -> bool:
@@ -590,28 +506,3 @@ async def accept_another_event(database: Database) -> None:
     del row["id"]
     async with database.transaction() as connection:
         await connection.execute(insert(OutboxEvent).values(row))
-
-
-async def insert_order(connection: AsyncConnection, order_id: str, *, key: str) -> None:
-    now = datetime.now(UTC)
-    await connection.execute(
-        insert(Order).values(
-            order_id=order_id,
-            user_id="u",
-            total_amount=1,
-            status="PROCESSED",
-            idempotency_key=key,
-            fingerprint=bytes(32),
-            items=[],
-            created_at=now,
-            updated_at=now,
-        )
-    )
-
-
-async def lock_waits(server: AnyDatabase) -> bool:
-    """Whether some transaction waits for a lock right now."""
-    status = await asyncio.to_thread(
-        server.execute, "SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_current_waits'"
-    )
-    return int(status.split()[1]) > 0
