@@ -154,7 +154,8 @@ class Service:
 
     async def _stop_tasks(self) -> None:
         self.relay.stop()
-        await self.supervisor.stop("relay", grace_seconds=RELAY_GRACE_SECONDS)
+        grace = RELAY_GRACE_SECONDS if self.relay.busy else 0
+        await self.supervisor.stop("relay", grace_seconds=grace)
         await self.supervisor.stop("intake")
 
     async def _close(self) -> None:

@@ -128,7 +128,7 @@ class Intake:
             except (SQLAlchemyError, TimeoutError, OSError) as error:
                 attempt += 1
                 failure = classify(error)
-                if failure is Failure.DATA or await self._is_to_blame(attempt):
+                if failure is Failure.DATA or await self._is_to_blame(attempt, error):
                     return await self._isolate(batch, error)
                 if failure is Failure.RACE:
                     log(Action.INTAKE_RETRYING, logging.DEBUG, attempt=attempt, why="race")
@@ -204,8 +204,13 @@ class Intake:
                 await self._abandoned.wait()
         return not self._abandoned.is_set()
 
-    async def _is_to_blame(self, attempt: int) -> bool:
-        """Whether a batch fails again and again on a database that takes other writes."""
+    async def _is_to_blame(self, attempt: int, error: Exception) -> bool:
+        """Whether a batch fails again and again on a database that takes other writes.
+
+        Not where it waited for somebody else's lock: that is nobody's fault here, and will end.
+        """
+        if isinstance(error, TimeoutError) or classify(error) is Failure.RACE:
+            return False
         return attempt >= SUSPICIOUS_ATTEMPTS and await takes_writes(self._database)
 
     async def _isolate(self, batch: Sequence[Entry], error: Exception) -> None:

@@ -75,6 +75,8 @@ class Relay:
         self.last_success: float | None = None
         """When it last asked the outbox and did what it found, on the monotonic clock."""
         self.broker_up = False
+        self.busy = False
+        """Whether it has something at hand that is worth waiting for."""
 
     def wake(self) -> None:
         """There is something new in the outbox: do not wait for the next poll."""
@@ -95,6 +97,7 @@ class Relay:
         try:
             while not self._stopping:
                 self._woken.clear()
+                self.busy = True
                 try:
                     counts = await self.run_once()
                     purged = await self._purge_when_due()
@@ -107,6 +110,7 @@ class Relay:
                     failures = 0
                 self.last_success = time.monotonic()
                 if not (counts.claimed or purged):
+                    self.busy = False
                     await self._wait(self._poll_seconds)
         finally:
             await self.close()
@@ -254,6 +258,7 @@ class Relay:
             what, why = "database", explain_database(error)
         delay = delay_after(failures, first_seconds=0.25, longest_seconds=3).total_seconds()
         log(Action.RELAY_WAITING, logging.WARNING, waits_for=what, why=why, retry_in_seconds=delay)
+        self.busy = False
         if not self._stopping:
             await asyncio.sleep(delay)
 

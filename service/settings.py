@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     )
     mq_connect_timeout_seconds: float = Field(10, ge=1, le=60)
     # Not below 6: a delivery is believed to be ours alone for 10 s, which two missed ones outlast.
-    mq_heartbeat_seconds: int = Field(10, ge=6, le=60, description="three missed ones end a link")
+    mq_heartbeat_seconds: int = Field(8, ge=6, le=60, description="three missed ones end a link")
 
     incoming_order_queue: QueueName = "order_created_queue"
     outgoing_processed_queue: QueueName = "order_processed_queue"
