@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import pamqp.encode
 
 # A fresh delivery's word that it is the first one is believed this long. A process that was stopped
-# longer has lost its link (the broker ends it after two missed heartbeats, 12 s at the least), so the message
-# may have been delivered to somebody else since.
+# for longer has lost its link (the broker ends it after two missed heartbeats, 12 s at the least),
+# so the message may have been delivered to somebody else since.
 FRESH_SECONDS = 10.0
 
 # A statement must fit into the server's max_allowed_packet: 16 MiB where it is smallest (MariaDB),
