@@ -67,7 +67,7 @@ check: lint types imports docs-check schema-check ## All checks that are not tes
 
 ci: check test ## What CI runs
 
-bench: setup ## Measure beside other programs, 25 minutes; BENCH_ARGS=--quick: 3
+bench: setup ## Measure beside other programs, 25 minutes; BENCH_ARGS=--quick: 2
 	@$(RUN) python -m benchmarks $(BENCH_ARGS)
 
 image: ## Build the Dockerfile without a container engine and start the result (root, Debian)

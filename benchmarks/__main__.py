@@ -21,14 +21,13 @@ from rich.console import Console
 from benchmarks import report
 from benchmarks.contestants import CONTESTANTS, ROOT, Contestant, prepare
 from benchmarks.growth import growth as measure_growth
-from benchmarks.latency import latencies
+from benchmarks.latency import WARM_UP_SECONDS, latencies
 from benchmarks.measure import Throughput, throughput
 from benchmarks.stage import Servers, Wrong
 from tests.servers import ServersError
 
-WARM_UP_ORDERS, QUICK_ORDERS = 1000, 300
-FEWEST_ORDERS = 500
-QUICK_SCALE = 0.01
+WARM_UP_ORDERS, QUICK_ORDERS = 1000, 500
+QUICK_SCALE, QUICK_WARM_UP_SECONDS = 0.01, 1.0
 
 console = Console()
 
@@ -100,21 +99,25 @@ async def _compare(
         servers,
         {"rounds": plan.rounds, "seconds": plan.seconds, "latency rounds": plan.latency_rounds},
     )
-    # Thrown away, but for this: how many orders keep each contestant busy for so many seconds.
-    amounts = {}
-    for each in contestants:
-        warm = await throughput(servers, each, QUICK_ORDERS if quick else WARM_UP_ORDERS)
-        amounts[each.name] = max(round(warm.orders_per_second * plan.seconds, -2), FEWEST_ORDERS)
+    amounts = dict.fromkeys((each.name for each in contestants), QUICK_ORDERS)
+    for each in () if quick else contestants:
+        # Thrown away, but for this: how many orders keep the contestant busy for so long.
+        warm = await throughput(servers, each, WARM_UP_ORDERS)
+        lasting = round(warm.orders_per_second * plan.seconds, -2)
+        amounts[each.name] = max(int(lasting), WARM_UP_ORDERS)
         _tell("warm-up", warm)
     for number in range(1, plan.rounds + 1):
         for each in contestants:
-            run.throughput.append(await throughput(servers, each, int(amounts[each.name])))
+            run.throughput.append(await throughput(servers, each, amounts[each.name]))
             _tell(f"round {number} of {plan.rounds}", run.throughput[-1])
     for number in range(1, plan.latency_rounds + 1):
         for each in contestants:
             if each.timed:
                 capacity = statistics.median(run.column(each.name, "orders_per_second"))
-                found = await latencies(servers, each, capacity, plan.seconds)
+                warm_up = QUICK_WARM_UP_SECONDS if quick else WARM_UP_SECONDS
+                found = await latencies(
+                    servers, each, capacity, seconds=plan.seconds, warm_up_seconds=warm_up
+                )
                 run.latency += found
                 p99 = ", ".join(f"{one.p99:.0f} ms at {one.load:.0%}" for one in found)
                 console.print(

@@ -100,12 +100,18 @@ async def beside(servers: Servers, state: str, scale: float, count: int) -> Stat
     rows = round(rows * scale)
     async with Stage.on(servers) as stage:
         await asyncio.to_thread(load, stage, rows, published=state == "published")
+        if state != "pending":
+            # A batch, so that there is something to claim.
+            batch = stage.settings.relay_batch_size
+            await asyncio.to_thread(load, stage, batch, published=False)
         database = open_database(stage.settings)
         try:
             claim, locked = await _claim(stage, database)
             plans = await _plans(database)
         finally:
             await database.dispose()
+        if state != "pending":
+            stage.link.ask("DELETE FROM outbox WHERE published_at IS NULL")
         await stage.preload(messages("order", count))
         with Running.of(SERVICE, stage.environment) as running:
             await until_first_delivery(stage, running, count)
@@ -148,8 +154,8 @@ def load(stage: Stage, rows: int, *, published: bool) -> None:
             f" FROM numbers WHERE n < {min(LOAD_ROWS, rows - first)} ORDER BY n"
         )
     ask("DROP TABLE numbers")
-    ask("ANALYZE TABLE outbox")
-    if (there := stage.link.number("SELECT COUNT(*) FROM outbox")) != rows:
+    of_kind = "published_at IS NOT NULL" if published else "published_at IS NULL"
+    if (there := stage.link.number(f"SELECT COUNT(*) FROM outbox WHERE {of_kind}")) != rows:
         raise Wrong(f"{there} rows were loaded instead of {rows}")
 
 

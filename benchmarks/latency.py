@@ -51,7 +51,12 @@ class Latency:
 
 
 async def latencies(
-    servers: Servers, contestant: Contestant, capacity: float, seconds: float
+    servers: Servers,
+    contestant: Contestant,
+    capacity: float,
+    *,
+    seconds: float,
+    warm_up_seconds: float = WARM_UP_SECONDS,
 ) -> list[Latency]:
     """Measure at each load, one after the other, one start of the contestant for all.
 
@@ -65,7 +70,7 @@ async def latencies(
             await until_consuming(stage, running)
             async with _sender(stage) as sender, _Receiver(stage) as receiver:
                 for load in LOADS:
-                    pace = _Pace(load, capacity * load, seconds)
+                    pace = _Pace(load, capacity * load, seconds, warm_up_seconds)
                     series[pace.series] = pace.count
                     found.append(await _at(pace, stage, sender, receiver, running))
                 await until_settled(stage, contestant)
@@ -122,6 +127,7 @@ class _Pace:
     load: float
     rate: float
     seconds: float
+    warm_up_seconds: float
 
     @property
     def series(self) -> str:
@@ -133,7 +139,7 @@ class _Pace:
 
     @property
     def count(self) -> int:
-        return round(self.rate * WARM_UP_SECONDS) + self.measured
+        return round(self.rate * self.warm_up_seconds) + self.measured
 
 
 async def _at(

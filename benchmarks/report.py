@@ -31,6 +31,7 @@ DOCS = ROOT / "docs"
 EVIDENCE = DOCS / "evidence"
 PAGE = DOCS / "performance.md"
 LIBRARIES = ("faststream", "aio-pika", "sqlalchemy", "aiomysql", "pydantic", "uvloop")
+FILE_WIDTH = 160
 TITLES = {each.name: each.title for each in CONTESTANTS}
 
 Numbers = Sequence[float]
@@ -167,7 +168,7 @@ def throughput_rows(run: Run) -> list[list[str]]:
     ]
     rows = [
         [
-            TITLES[name],
+            name,
             spread(run.column(name, "orders_per_second"), "{:,.0f}"),
             _ratio(run, name, "naive", "orders_per_second"),
             spread(run.column(name, "cpu_microseconds"), "{:,.0f}"),
@@ -202,7 +203,7 @@ def latency_rows(run: Run) -> list[list[str]]:
             floor = run.delays("floor", load, "p99")
             rows.append(
                 [
-                    TITLES[name],
+                    name,
                     f"{load:.0%}",
                     f"{statistics.median(run.delays(name, load, 'rate')):,.0f}",
                     *(spread(run.delays(name, load, p), "{:,.1f}") for p in ("p50", "p95", "p99")),
@@ -295,6 +296,8 @@ def _ratio(run: Run, name: str, other: str, column: str) -> str:
 
 
 def show(run: Run, console: Console) -> None:
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
     machine = ", ".join(f"{name} {value}" for name, value in run.machine.items())
     console.print(machine, highlight=False, style="dim")
     for title, rows in _sections(run).items():

@@ -144,7 +144,7 @@ def flushing_each_second(own_database: DatabaseServer) -> Iterator[None]:
 @pytest.mark.usefixtures("flushing_each_second")
 async def test_a_database_that_may_lose_commits_is_wrong(migrated: Settings) -> None:
     found = await look_at("database", migrated)
-    assert found.not_ok == {"flush at commit": Level.WRONG, "binary log": Level.WARNING}
+    assert found.not_ok == {"flush at commit": Level.WRONG, "binary log": Level.WRONG}
     assert "already acknowledged" in found["flush at commit"].advice
 
 
