@@ -104,12 +104,14 @@ async def beside(servers: Servers, state: str, scale: float, count: int) -> Stat
             # A batch, so that there is something to claim.
             batch = stage.settings.relay_batch_size
             await asyncio.to_thread(load, stage, batch, published=False)
+        await asyncio.to_thread(_load_orders, stage)
         database = open_database(stage.settings)
         try:
             claim, locked = await _claim(stage, database)
             plans = await _plans(database)
         finally:
             await database.dispose()
+        stage.link.ask("TRUNCATE TABLE orders")
         if state != "pending":
             stage.link.ask("DELETE FROM outbox WHERE published_at IS NULL")
         await stage.preload(messages("order", count))
@@ -132,12 +134,7 @@ def load(stage: Stage, rows: int, *, published: bool) -> None:
         return
     ask, names = stage.link.ask, stage.settings
     ask("SET SESSION sql_log_bin = 0")
-    ask("CREATE TABLE numbers (n INT PRIMARY KEY)")
-    ask("INSERT INTO numbers VALUES (0)")
-    have = 1
-    while have < min(rows, LOAD_ROWS):
-        ask(f"INSERT INTO numbers SELECT n + {have} FROM numbers WHERE n + {have} < {LOAD_ROWS}")
-        have *= 2
+    _make_numbers(stage)
     at = "UTC_TIMESTAMP(6) - INTERVAL 600 SECOND" if published else "NULL"
     for first in range(0, rows, LOAD_ROWS):
         ask(
@@ -157,6 +154,28 @@ def load(stage: Stage, rows: int, *, published: bool) -> None:
     of_kind = "published_at IS NOT NULL" if published else "published_at IS NULL"
     if (there := stage.link.number(f"SELECT COUNT(*) FROM outbox WHERE {of_kind}")) != rows:
         raise Wrong(f"{there} rows were loaded instead of {rows}")
+
+
+def _make_numbers(stage: Stage) -> None:
+    """A table `numbers` of 0 to LOAD_ROWS - 1, to select rows from."""
+    ask = stage.link.ask
+    ask("CREATE TABLE numbers (n INT PRIMARY KEY)")
+    ask("INSERT INTO numbers VALUES (0)")
+    have = 1
+    while have < LOAD_ROWS:
+        ask(f"INSERT INTO numbers SELECT n + {have} FROM numbers WHERE n + {have} < {LOAD_ROWS}")
+        have *= 2
+
+
+def _load_orders(stage: Stage) -> None:
+    """So many orders that reading them all is no plan any more."""
+    _make_numbers(stage)
+    stage.link.ask(
+        "INSERT INTO orders SELECT CONCAT('stored-', n), 'user', 1.00, 'PROCESSED',"
+        " CONCAT('key-stored-', n), UNHEX(SHA2(n, 256)), '[]', UTC_TIMESTAMP(6), UTC_TIMESTAMP(6)"
+        " FROM numbers"
+    )
+    stage.link.ask("DROP TABLE numbers")
 
 
 async def _claim(stage: Stage, database: Database) -> tuple[float, int]:
