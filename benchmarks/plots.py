@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, ROW, LEFT, RIGHT, TOP, BOTTOM = 820, 30, 270, 90, 44, 34
+WIDTH, ROW, LEFT, RIGHT, TOP, BOTTOM = 820, 30, 270, 90, 56, 34
 COLOURS = ("#2f6f4e", "#c58a2a", "#a33b3b")
 STYLE = (
     "text{font:13px system-ui,sans-serif;fill:#222}"

@@ -39,6 +39,16 @@ async def last_occurrences(
     return {row[0]: row[1] for row in rows}
 
 
+async def find_id(connection: AsyncConnection, digest: bytes, occurrence: int) -> str:
+    """The id of a recorded message, by what tells it from equal ones."""
+    rows = await connection.execute(
+        select(col(DeadLetter.dead_letter_id)).where(
+            col(DeadLetter.message_digest) == digest, col(DeadLetter.occurrence) == occurrence
+        )
+    )
+    return rows.scalar_one()
+
+
 async def find_recorded(connection: AsyncConnection, ids: Collection[str]) -> set[str]:
     """Which of these dead letters are stored."""
     rows = await connection.execute(
@@ -50,7 +60,7 @@ async def find_recorded(connection: AsyncConnection, ids: Collection[str]) -> se
 async def insert_dead_letters(
     connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Insert all rows in one statement, or none."""
+    """Insert all rows together; the driver makes as few statements of it as fit."""
     await connection.execute(insert(DeadLetter), list(rows))
 
 

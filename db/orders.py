@@ -39,7 +39,7 @@ async def find_taken(
 
 
 async def insert_orders(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert all rows in one statement, or none."""
+    """Insert all rows together; the driver makes as few statements of it as fit."""
     await connection.execute(insert(Order), list(rows))
 
 

@@ -58,7 +58,7 @@ _WAITING = (_UNPUBLISHED, col(OutboxEvent.parked_at).is_(None))
 
 
 async def add_events(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert all rows in one statement, or none."""
+    """Insert all rows together; the driver makes as few statements of it as fit."""
     await connection.execute(insert(OutboxEvent), list(rows))
 
 

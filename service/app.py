@@ -114,6 +114,7 @@ class Service:
             self.supervisor,
             self.metrics,
             is_consuming=self._is_consuming,
+            broker_lets_us_in=self.broker.reachable,
             relay_stalled_seconds=settings.relay_poll_seconds + settings.db_timeout_seconds,
         )
 

@@ -189,6 +189,16 @@ class ServiceBroker(RabbitBroker):
             return False
         return True
 
+    async def reachable(self) -> bool:
+        """Whether the broker lets us in, also while we consume nothing for another reason."""
+        if await self.answers():
+            return True
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS), await self._connect_plainly():
+                return True
+        except LINK_FAILURES:
+            return False
+
     async def waiting(self) -> int | None:
         """How many messages wait in the incoming queue; None where the broker does not say."""
         if self._connection is None or not self.consuming:

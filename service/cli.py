@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from typing import Annotated, NoReturn
 
 import typer
@@ -13,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.errors import BrokerAwayError, ConfigurationError
 from service.explain import explain_database
 from service.settings import Settings, load_settings
+from service.telemetry import configure_logging
 
 cli = typer.Typer(
     name="orders",
@@ -27,9 +29,15 @@ errors = Console(stderr=True)
 
 def _settings() -> Settings:
     try:
-        return load_settings()
+        settings = load_settings()
     except ConfigurationError as error:
         _fail(str(error))
+    configure_logging("WARNING", settings.log_format)
+    return settings
+
+
+def _sentence(words: str) -> str:
+    return words if words.endswith("?") else f"{words}."
 
 
 def _fail(message: str) -> NoReturn:
@@ -56,7 +64,8 @@ def migrate() -> None:
     try:
         asyncio.run(run())
     except (SQLAlchemyError, TimeoutError, OSError) as error:
-        _fail(f"The database {settings.database_name} was not migrated: {explain_database(error)}.")
+        why = _sentence(explain_database(error))
+        _fail(f"The database {settings.database_name} was not migrated: {why}")
     console.print(
         f"The schema of {settings.database_name} is at version {needed_version()}.", highlight=False
     )
@@ -92,8 +101,9 @@ def send(
         )
     try:
         lines = list(read_lines(source) if source else sample_lines(sample or 0, seed=seed))
-    except OSError as error:
-        _fail(f"{source} cannot be read: {error.strerror or error}.")
+    except (OSError, EOFError, zlib.error) as error:
+        why = getattr(error, "strerror", None) or "it is damaged, or cut off"
+        _fail(f"{source} cannot be read: {why}.")
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -111,12 +121,12 @@ def send(
         except BrokerAwayError as error:
             bar.stop()
             _fail(
-                f"RabbitMQ at {settings.broker_name}: {error}. "
+                f"RabbitMQ at {settings.broker_name}: {_sentence(str(error))} "
                 "Sending the same file again is safe: orders are recognised by their keys."
             )
     console.print(
         f"{sent.confirmed} confirmed, {sent.refused_locally} refused locally, "
-        f"{sent.unroutable} unroutable",
+        f"{sent.unroutable} unroutable" + (f", {sent.rejected} rejected" if sent.rejected else ""),
         highlight=False,
     )
     for refusal in sent.refusals:
@@ -126,6 +136,8 @@ def send(
             f"The queue {settings.incoming_order_queue} is not there: "
             "start the service once, or correct INCOMING_ORDER_QUEUE."
         )
+    if sent.rejected:
+        _fail(f"The queue {settings.incoming_order_queue} is full, or cannot store: try again.")
     if sent.refused_locally:
         raise typer.Exit(1)
 

@@ -37,13 +37,11 @@ def decode(body: bytes, content_encoding: str | None = None) -> Any:
     except UnicodeDecodeError as error:
         _refuse(f"body: not UTF-8 at byte {error.start}")
     try:
-        value = _DECODER.decode(text)
+        value = _decode_strictly(text)
     except json.JSONDecodeError as error:
         _refuse(f"body: not JSON at line {error.lineno}, column {error.colno}")
     except RecursionError:
         _refuse(f"body: nested deeper than {MAX_DEPTH} levels")
-    except (InvalidOperation, ValueError):
-        _refuse("body: a number with more digits than can be read")
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
         _refuse(f"body: nested deeper than {MAX_DEPTH} levels")
     if b"\\u" in body and _has_lone_surrogate(value):
@@ -94,8 +92,39 @@ def _no_constant(_: str) -> NoReturn:
     _refuse("body: NaN and Infinity are not JSON")
 
 
+def _decode_strictly(text: str) -> Any:
+    try:
+        return _DECODER.decode(text)
+    except json.JSONDecodeError:
+        raise
+    except (InvalidOperation, ValueError):
+        # A number beyond int's or Decimal's bounds, perhaps in a field that nobody reads.
+        return _PATIENT_DECODER.decode(text)
+
+
+def _any_integer(text: str) -> int | Decimal:
+    try:
+        return int(text)
+    except ValueError:
+        return _any_number(text)
+
+
+def _any_number(text: str) -> Decimal:
+    """Exact where Decimal can hold it, else NaN, which no field of the contract takes."""
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return Decimal("NaN")
+
+
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_unique_keys, parse_float=Decimal, parse_constant=_no_constant
+)
+_PATIENT_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique_keys,
+    parse_float=_any_number,
+    parse_int=_any_integer,
+    parse_constant=_no_constant,
 )
 
 

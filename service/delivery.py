@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 import struct
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,11 +14,6 @@ from decimal import Decimal
 from typing import Any, Protocol
 
 import pamqp.encode
-
-# A fresh delivery's word that it is the first one is believed this long. A process that was stopped
-# for longer has lost its link (the broker ends it after two missed heartbeats, 12 s at the least),
-# so the message may have been delivered to somebody else since.
-FRESH_SECONDS = 10.0
 
 # A statement must fit into the server's max_allowed_packet: 16 MiB where it is smallest (MariaDB),
 # and a byte may take two in a statement. A relay holds a whole batch of such rows in memory.
@@ -72,7 +66,6 @@ class Delivery:
     raw: RawMessage
     queue: str
     received_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    _received: float = field(default_factory=time.monotonic)
 
     @property
     def body(self) -> bytes:
@@ -80,8 +73,8 @@ class Delivery:
 
     @property
     def first(self) -> bool:
-        """Whether this is surely the first time that this message was delivered to anybody."""
-        return not self.raw.redelivered and time.monotonic() - self._received < FRESH_SECONDS
+        """Whether the broker said that this message was delivered to nobody before."""
+        return not self.raw.redelivered
 
     @property
     def correlation_id(self) -> str | None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
-from uuid import NAMESPACE_URL, uuid5
 
 import uuid_utils
 from pydantic import BaseModel
@@ -110,13 +109,9 @@ class Events:
             },
         }
 
-    def large_dead_letter(self, refused: Refused) -> ClaimedEvent:
-        """The same copy of a body that no row takes, to be published at once.
-
-        Its id follows from the message, so that publishing it again is recognised as that.
-        """
-        message_id = str(uuid5(NAMESPACE_URL, SOURCE + refused.delivery.digest().hex()))
-        row = self.dead_letter(refused, message_id)
+    def large_dead_letter(self, refused: Refused, dead_letter_id: str) -> ClaimedEvent:
+        """The same copy of a body that no row takes, to be published without the outbox."""
+        row = self.dead_letter(refused, dead_letter_id)
         return ClaimedEvent(
             id=0,
             attempts=0,

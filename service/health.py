@@ -32,6 +32,7 @@ class Report:
 
     database_up: bool
     backlog: outbox.Backlog | None
+    broker_up: bool
     consuming: bool
     relay_alive: bool
     asked_at: float
@@ -52,6 +53,7 @@ class Health:
         metrics: Metrics,
         *,
         is_consuming: Callable[[], Awaitable[bool]],
+        broker_lets_us_in: Callable[[], Awaitable[bool]],
         relay_stalled_seconds: float,
     ) -> None:
         self._database = database
@@ -59,6 +61,7 @@ class Health:
         self._supervisor = supervisor
         self._metrics = metrics
         self._is_consuming = is_consuming
+        self._broker_lets_us_in = broker_lets_us_in
         self._relay_stalled_seconds = relay_stalled_seconds
         self._last: Report | None = None
         self._asking = asyncio.Lock()
@@ -78,9 +81,12 @@ class Health:
                 (database_up, backlog), consuming = await asyncio.gather(
                     self._ask_database(), self._is_consuming()
                 )
+                # Without a database nothing is consumed, and that is not the broker's fault.
+                broker_up = consuming or (not database_up and await self._broker_lets_us_in())
                 self._last = Report(
                     database_up=database_up,
                     backlog=backlog,
+                    broker_up=broker_up,
                     consuming=consuming,
                     relay_alive=self._relay_alive(),
                     asked_at=time.monotonic(),
@@ -90,11 +96,11 @@ class Health:
     async def health(self, _: Request) -> Response:
         report = await self.report()
         backlog = report.backlog
-        ok = report.database_up and report.consuming
+        ok = report.database_up and report.broker_up
         body: dict[str, Any] = {
             "status": "OK" if ok else "DEGRADED",
             "db": "connected" if report.database_up else "disconnected",
-            "mq": "connected" if report.consuming else "disconnected",
+            "mq": "connected" if report.broker_up else "disconnected",
         }
         if backlog is not None:
             body["outbox"] = {
@@ -126,7 +132,7 @@ class Health:
         report = await self.report()
         self._metrics.consuming.set(report.consuming)
         self._metrics.database_up.set(report.database_up)
-        self._metrics.broker_up.set(report.consuming or self._relay.broker_up)
+        self._metrics.broker_up.set(report.broker_up)
         if report.backlog:
             self._metrics.outbox_pending.set(report.backlog.pending)
             self._metrics.outbox_parked.set(report.backlog.parked)

@@ -74,12 +74,13 @@ class Intake:
             DatabaseAwayError, BrokerAwayError: intake was told to abandon what it cannot store.
             StorageRefusedError: the database will never take this one.
         """
-        if isinstance(subject, Refused) and not subject.delivery.storable:
-            await self._publish_large(subject)
         entry = Entry(subject, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
         self._arrived.set()
-        return await entry.waiter
+        outcome = await entry.waiter
+        if isinstance(outcome, DeadLettered | Repeated) and not subject.delivery.storable:
+            await self._publish_large(subject, outcome.dead_letter_id)
+        return outcome
 
     def abandon(self) -> None:
         """Give back what cannot be stored, at once and from now on, until `resume()`."""
@@ -122,23 +123,28 @@ class Intake:
     async def _take_in(self, batch: Sequence[Entry]) -> None:
         """Store the batch, however often that must be tried; one bad entry fails alone."""
         attempt = 0
-        while True:
+        # What was taken from us while we tried comes again, and is decided then.
+        while batch := [entry for entry in batch if not entry.waiter.cancelled()]:
             try:
                 outcomes = await self._commit(batch, first_attempt=attempt == 0)
             except (SQLAlchemyError, TimeoutError, OSError) as error:
                 attempt += 1
                 failure = classify(error)
                 if failure is Failure.DATA or await self._is_to_blame(attempt, error):
-                    return await self._isolate(batch, error)
+                    await self._isolate(batch, error)
+                    return
                 if failure is Failure.RACE:
                     log(Action.INTAKE_RETRYING, logging.DEBUG, attempt=attempt, why="race")
                     await _pause(attempt, first_seconds=0.01, longest_seconds=1)
                 elif not await self._wait_for_database(attempt, error):
-                    return self._give_back(batch, error)
+                    self._give_back(batch, error)
+                    return
             except Exception as error:  # noqa: BLE001 - a defect costs its own message, no other
-                return await self._isolate(batch, error)
+                await self._isolate(batch, error)
+                return
             else:
-                return self._settle(outcomes)
+                self._settle(outcomes)
+                return
 
     async def _commit(
         self, batch: Sequence[Entry], *, first_attempt: bool
@@ -164,11 +170,11 @@ class Intake:
             log(Action.INTAKE_RESUMED, away_seconds=time.monotonic() - self.away_since)
             self.away_since = None
         for entry, outcome in outcomes:
-            self._count(outcome, entry)
+            self._count(outcome)
             if not entry.waiter.done():
                 entry.waiter.set_result(outcome)
 
-    def _count(self, outcome: Outcome, entry: Entry) -> None:
+    def _count(self, outcome: Outcome) -> None:
         match outcome:
             case Accepted():
                 self._metrics.messages.labels("accepted").inc()
@@ -176,7 +182,7 @@ class Intake:
                 self._metrics.messages.labels("duplicate").inc()
             case Repeated():
                 self._metrics.messages.labels("repeated").inc()
-            case DeadLettered(refused):
+            case DeadLettered(refused, dead_letter_id):
                 self._metrics.messages.labels("dead_lettered").inc()
                 self._metrics.dead_letters.labels(refused.refusal.reason).inc()
                 log(
@@ -184,7 +190,7 @@ class Intake:
                     logging.WARNING,
                     reason=refused.refusal.reason,
                     details=refused.refusal.details,
-                    dead_letter_id=entry.dead_letter_id,
+                    dead_letter_id=dead_letter_id,
                 )
 
     async def _wait_for_database(self, attempt: int, error: Exception) -> bool:
@@ -234,9 +240,13 @@ class Intake:
                 away.__cause__ = error
                 entry.waiter.set_exception(away)
 
-    async def _publish_large(self, refused: Refused) -> None:
-        """Pass a body on that no row takes, before it is recorded: it is then safe on its queue."""
-        event = self._events.large_dead_letter(refused)
+    async def _publish_large(self, subject: Candidate | Refused, dead_letter_id: str) -> None:
+        """Pass a body on that no row takes, once it is recorded and before it is acknowledged.
+
+        Where we die in between it comes again, is recognised, and is passed on under the same id.
+        """
+        assert isinstance(subject, Refused)  # noqa: S101 - a valid order is smaller by far
+        event = self._events.large_dead_letter(subject, dead_letter_id)
         attempt = 0
         async with self._one_at_a_time:
             while not self._abandoned.is_set():

@@ -26,11 +26,14 @@ class DeadLettered:
     """Recorded as a dead letter, its OrderFailed and its copy in the outbox."""
 
     refused: Refused
+    dead_letter_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
     """A redelivery of what is recorded as a dead letter already: nothing was done."""
+
+    dead_letter_id: str
 
 
 Outcome = Accepted | Duplicate | DeadLettered | Repeated
@@ -50,7 +53,8 @@ class Entry:
         return len(self.subject.delivery.body) if self.subject.delivery.storable else 0
 
     @property
-    def surely_first(self) -> bool:
+    def first(self) -> bool:
+        """Whether it was delivered to nobody before, and not taken from us since."""
         return self.subject.delivery.first and not self.waiter.cancelled()
 
 
@@ -135,9 +139,9 @@ async def _plan_dead_letters(
 ) -> None:
     """Give each refused delivery a dead letter of its own, unless it has one.
 
-    AMQP gives a delivery no identity. A delivery that is surely the first one is a new message even
-    where equal ones were recorded; of the others, as many are taken for recorded ones as there are.
-    Two who record the same delivery at once collide on (digest, occurrence), and one tries again.
+    AMQP gives a delivery no identity. A first delivery is a new message even where equal ones were
+    recorded; of the others, as many are taken for recorded ones as there are. Two who record the
+    same delivery at once collide on (digest, occurrence), and one tries again.
     """
     digests = [subject.delivery.digest() for _, subject in refused]
     before = await dead_letters.last_occurrences(connection, set(digests))
@@ -150,23 +154,24 @@ async def _plan_dead_letters(
     known_firsts = [
         subject.delivery
         for (entry, subject), digest in zip(refused, digests, strict=True)
-        if digest in before and entry.surely_first
+        if digest in before and entry.first
     ]
     undisturbed = not known_firsts or await _link_holds(known_firsts[0])
     last, repeated = dict(before), Counter[bytes]()
     for (entry, subject), digest in zip(refused, digests, strict=True):
         letter_id = entry.dead_letter_id
         if letter_id in ours:
-            plan.outcomes.append((entry, DeadLettered(subject)))
+            plan.outcomes.append((entry, DeadLettered(subject, letter_id)))
             continue
-        is_first = entry.surely_first and undisturbed
+        is_first = entry.first and undisturbed
         if not is_first and repeated[digest] < before.get(digest, 0):
             repeated[digest] += 1
-            plan.outcomes.append((entry, Repeated()))
+            recorded = await dead_letters.find_id(connection, digest, repeated[digest])
+            plan.outcomes.append((entry, Repeated(recorded)))
             continue
         last[digest] = last.get(digest, 0) + 1
         plan.dead_letters.append(dead_letter_row(subject, letter_id, digest, last[digest]))
         plan.events.append(events.failed(subject, letter_id, now))
         if subject.delivery.storable:
             plan.events.append(events.dead_letter(subject, letter_id))
-        plan.outcomes.append((entry, DeadLettered(subject)))
+        plan.outcomes.append((entry, DeadLettered(subject, letter_id)))

@@ -74,7 +74,6 @@ class Relay:
         self._debt: Callable[[], Awaitable[object]] | None = None
         self.last_success: float | None = None
         """When it last asked the outbox and did what it found, on the monotonic clock."""
-        self.broker_up = False
         self.busy = False
         """Whether it has something at hand that is worth waiting for."""
 
@@ -132,10 +131,8 @@ class Relay:
         try:
             outcomes = await self._publisher.publish(events)
         except BrokerAwayError:
-            self.broker_up = False
             await self._give_back(events, token)
             raise
-        self.broker_up = True
         with self._in_debt_for(lambda: self._complete(outcomes, token)):
             counts = await self._complete(outcomes, token)
         self._metrics.relay_seconds.observe(time.perf_counter() - started)

@@ -17,7 +17,7 @@ from typing import IO, cast
 
 import aio_pika
 from aio_pika.abc import AbstractExchange
-from aio_pika.exceptions import AMQPError, DeliveryError
+from aio_pika.exceptions import AMQPError, DeliveryError, PublishError
 
 from service.codec import decode
 from service.errors import BrokerAwayError, Refusal
@@ -37,12 +37,14 @@ class Sent:
     confirmed: int = 0
     refused_locally: int = 0
     unroutable: int = 0
+    rejected: int = 0
+    """By the broker: a full queue, or one that cannot store."""
     refusals: list[str] = field(default_factory=list)
     """The first few local refusals: line number and why."""
 
     @property
     def total(self) -> int:
-        return self.confirmed + self.refused_locally + self.unroutable
+        return self.confirmed + self.refused_locally + self.unroutable + self.rejected
 
 
 def read_lines(source: str) -> Iterator[bytes]:
@@ -106,7 +108,7 @@ async def send(
                         continue
                     await slots.acquire()
                     tasks.create_task(publish(line))
-    except* (AMQPError, OSError, TimeoutError) as errors:
+    except* (AMQPError, OSError, TimeoutError, RuntimeError) as errors:
         error = errors.exceptions[0]
         raise BrokerAwayError(explain_broker(error)) from error
     return sent
@@ -123,8 +125,10 @@ async def _publish(exchange: AbstractExchange, line: bytes, settings: Settings, 
     )
     try:
         await exchange.publish(message, settings.incoming_order_queue, mandatory=True)
-    except DeliveryError:
+    except PublishError:
         sent.unroutable += 1
+    except DeliveryError:
+        sent.rejected += 1
     else:
         sent.confirmed += 1
 

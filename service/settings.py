@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import quote, unquote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 from sqlalchemy.engine import URL, make_url
@@ -22,7 +29,16 @@ from sqlalchemy.exc import ArgumentError
 from service.errors import ConfigurationError
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-QueueName = Annotated[str, Field(min_length=1, max_length=255)]
+MAX_NAME_BYTES = 255  # of a short string in AMQP
+
+
+def _fits(name: str) -> str:
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise ValueError(f"longer than {MAX_NAME_BYTES} bytes in UTF-8")
+    return name
+
+
+QueueName = Annotated[str, Field(min_length=1), AfterValidator(_fits)]
 
 # Passwords that stand in tutorials and examples: public, hence no passwords.
 EXAMPLE_PASSWORDS = frozenset(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import UTC, datetime
+from decimal import Decimal
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from db import outbox, schema
+from db import dead_letters, orders, outbox, schema
 from db.engine import Database
 from service.errors import SchemaBehindError
 from service.explain import explain_database
@@ -16,7 +18,19 @@ from service.settings import Settings
 from service.telemetry import Action, log
 
 LONGEST_DELAY_SECONDS = 3.0
-# Never committed.
+TRIAL_TIME = datetime(2000, 1, 1, tzinfo=UTC)
+# One row for each table that intake writes. Never committed.
+TRIAL_ORDER = {
+    "order_id": "trial of writing",
+    "user_id": "",
+    "total_amount": Decimal(1),
+    "status": "",
+    "idempotency_key": "trial of writing",
+    "fingerprint": b"",
+    "items": [],
+    "created_at": TRIAL_TIME,
+    "updated_at": TRIAL_TIME,
+}
 TRIAL_EVENT = {
     "event_id": "trial",
     "event_type": "Trial",
@@ -26,6 +40,18 @@ TRIAL_EVENT = {
     "routing_key": "",
     "payload": b"",
     "headers": {},
+}
+TRIAL_DEAD_LETTER = {
+    "dead_letter_id": "trial",
+    "message_digest": b"",
+    "occurrence": 0,
+    "reason": "",
+    "details": "",
+    "queue": "",
+    "body": b"",
+    "headers": {},
+    "properties": {},
+    "received_at": TRIAL_TIME,
 }
 
 
@@ -65,7 +91,7 @@ async def check_schema(database: Database) -> None:
 
 
 async def takes_writes(database: Database) -> bool:
-    """Whether the database takes a write just now: one is tried, and rolled back."""
+    """Whether the database takes what intake writes, just now: tried, and rolled back."""
     try:
         await _try_writing(database)
     except (SQLAlchemyError, TimeoutError, OSError):
@@ -75,7 +101,9 @@ async def takes_writes(database: Database) -> bool:
 
 async def _try_writing(database: Database) -> None:
     async with database.trial() as connection:
+        await orders.insert_orders(connection, [TRIAL_ORDER])
         await outbox.add_events(connection, [TRIAL_EVENT])
+        await dead_letters.insert_dead_letters(connection, [TRIAL_DEAD_LETTER])
 
 
 async def wait_for_database(database: Database, name: str) -> None:

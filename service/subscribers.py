@@ -30,6 +30,13 @@ from service.telemetry import Action, log, where
 from service.topology import Topology
 
 MAX_NAMED_FAULTS = 5
+# What Pydantic says in Python's words, in JSON's.
+RULES = {
+    "dict_type": "Input should be an object",
+    "model_type": "Input should be an object",
+    "model_attributes_type": "Input should be an object",
+    "tuple_type": "Input should be an array",
+}
 
 # Injecting the message into the handler costs as much as all the rest of consuming it (three times
 # the whole, measured), so the middleware leaves the delivery here.
@@ -128,7 +135,7 @@ def refusal_of(error: ValidationError) -> Refusal:
     """Which fields broke which rules; no values."""
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     named = [
-        f"{_path(fault['loc'])}: {fault['msg'].removeprefix('Value error, ')}"
+        f"{_path(fault['loc'])}: {RULES.get(fault['type']) or fault['msg']}"
         for fault in faults[:MAX_NAMED_FAULTS]
     ]
     if more := len(faults) - len(named):

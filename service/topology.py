@@ -83,6 +83,8 @@ class Topology:
     def what_is_lost(self, mismatch: Mismatch) -> str:
         """What this service promises of its queues and cannot where this one differs."""
         lost = []
+        if "durable" in mismatch.difference:
+            lost.append("it is gone, and all its messages, whenever the broker restarts")
         if not mismatch.quorum:
             lost.append("its messages are not replicated: a broker that is lost takes them along")
         if mismatch.queue == self.incoming.name:

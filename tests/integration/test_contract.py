@@ -111,7 +111,7 @@ async def test_what_cannot_become_an_order_ends_as_one_dead_letter_and_one_faile
     assert copy.headers["deep"] == {"n": [1, None]}
     assert copy.headers["x-failure-reason"] == letter.reason == reason
     assert copy.headers["x-failure-details"] == event["errorDetails"]
-    assert copy.message_id == letter.dead_letter_id or not stored
+    assert copy.message_id == letter.dead_letter_id
     assert copy.headers["x-original-queue"] == INCOMING
     assert copy.headers["x-received-at"]
     assert len(await rows(database, Order)) == 1
@@ -203,6 +203,38 @@ async def test_a_redelivered_poison_message_adds_nothing_and_an_identical_second
         await wire.hear(DLQ, 2)
 
     assert [letter.occurrence for letter in await rows(database, DeadLetter)] == [1, 2]
+
+
+async def test_equal_first_deliveries_each_have_a_dead_letter_of_their_own(
+    settings: Settings, database: Database, wire: Wire
+) -> None:
+    async with running(settings):
+        await wire.listen(DLQ)
+        for _ in range(20):
+            await wire.send(b"{}", message_id="the same")
+        await wire.hear(DLQ, 20)
+
+    assert len(await rows(database, DeadLetter)) == 20
+
+
+async def test_a_large_body_that_is_redelivered_is_passed_on_again_under_its_first_id(
+    settings: Settings, database: Database, wire: Wire
+) -> None:
+    large = b"x" * 2_000_000
+    async with running(settings):
+        await wire.listen(DLQ)
+        await wire.send(large, message_id="m-1")
+        await wire.hear(DLQ, 1)
+
+    await wire.send(large, message_id="m-1")
+    await wire.take_and_drop(INCOMING)
+
+    async with running(settings):
+        first, second = await wire.hear(DLQ, 2)
+
+    (letter,) = await rows(database, DeadLetter)
+    assert first.message_id == second.message_id == letter.dead_letter_id
+    assert first.body == second.body == large
 
 
 async def test_a_message_that_kills_its_process_each_time_is_moved_aside_by_the_broker(

@@ -189,7 +189,8 @@ async def test_a_long_outage_of_the_database_leaves_the_messages_at_the_broker(
         counts = await delivery_counts(wire)
         assert len(counts) == 40
         assert max(counts) <= 1, "an outage costs a message one delivery, however long it lasts"
-        await eventually(lambda: health_says(app, 503, db="disconnected", mq="disconnected"))
+        # The broker is well, and health does not blame it for a consumer that waits.
+        await eventually(lambda: health_says(app, 503, db="disconnected", mq="connected"))
 
         await asyncio.to_thread(database_to_break.start)
         await eventually(lambda: stored(database, 21), within=DATABASE_BACK_SECONDS)
@@ -198,6 +199,28 @@ async def test_a_long_outage_of_the_database_leaves_the_messages_at_the_broker(
 
 
 # A broker that goes away
+
+
+@pytest.mark.parametrize("table", ["orders", "outbox"])
+async def test_a_table_that_cannot_be_written_is_an_outage_and_costs_no_message(
+    settings: Settings,
+    database: Database,
+    mq_url: str,
+    caplog: pytest.LogCaptureFixture,
+    table: str,
+) -> None:
+    impatient = settings.model_copy(update={"outage_hold_seconds": 1.0, "delivery_limit": 3})
+    async with running(impatient) as app, Wire.connected(mq_url) as wire:
+        async with database.engine.begin() as connection:
+            await connection.execute(text(f"RENAME TABLE {table} TO away"))
+        await send(wire, range(10))
+        await eventually(lambda: logged(caplog, "consuming-stopped"))
+        await eventually(lambda: logged(caplog, "database-waiting", times=4))
+        assert await counted(app, "dead_lettered") == 0
+
+        async with database.engine.begin() as connection:
+            await connection.execute(text(f"RENAME TABLE away TO {table}"))
+        await all_is_done(database, mq_url, range(10))
 
 
 async def test_a_killed_broker_loses_nothing_and_consumer_and_relay_resume_by_themselves(

@@ -164,9 +164,15 @@ def test_what_is_not_strict_utf8_json_is_refused(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("number", ["9" * 5000, "-" + "9" * 5000, "1e99999999999999999999"])
-def test_a_number_beyond_all_bounds_is_refused(number: str) -> None:
-    refusal = refusal_of(f'{{"a":{number}}}'.encode())
-    assert refusal.details == "body: a number with more digits than can be read"
+def test_a_number_beyond_all_bounds_spoils_no_other_field(number: str) -> None:
+    value = decode(f'{{"a": {number}, "b": 1, "c": 2.5}}'.encode())
+    assert (value["b"], value["c"]) == (1, Decimal("2.5"))
+    assert isinstance(value["b"], int)
+    assert isinstance(value["a"], Decimal)
+
+
+def test_a_number_beyond_what_decimal_holds_is_not_a_number_any_more() -> None:
+    assert decode(b"1e99999999999999999999").is_nan()
 
 
 @pytest.mark.parametrize("number", ["1e400", "1E-400", "0." + "1" * 5000, "1e999999999"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import struct
-import time
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -16,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.delivery import FRESH_SECONDS, MAX_HEADER_DEPTH, Delivery, from_json, to_json
+from service.delivery import MAX_HEADER_DEPTH, Delivery, from_json, to_json
 from tests.factories import delivery
 
 TRACE_PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -237,12 +236,8 @@ def test_the_order_of_headers_does_not_count() -> None:
     assert one == delivery(b"", headers={"b": 2, "a": 1}).digest()
 
 
-def test_a_fresh_delivery_is_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    each = delivery(b"")
-    assert each.first
-    received = time.monotonic()
-    monkeypatch.setattr("service.delivery.time.monotonic", lambda: received + FRESH_SECONDS + 1)
-    assert not each.first
+def test_a_delivery_is_the_first_one_where_the_broker_does_not_say_otherwise() -> None:
+    assert delivery(b"").first
 
 
 def test_a_redelivery_is_never_the_first_one() -> None:

@@ -43,7 +43,7 @@ def item(**fields: Any) -> dict[str, Any]:
         ),
         ({"totalAmount": "0.001"}, "totalAmount: Input should have at most 2 decimals"),
         ({"totalAmount": True}, "totalAmount: Input should be a number or a decimal string"),
-        ({"items": None}, "items: Input should be a valid tuple"),
+        ({"items": None}, "items: Input should be an array"),
         (
             {"items": [item(), item(quantity=0)]},
             "items[1].quantity: Input should be greater than or equal to 1",
