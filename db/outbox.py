@@ -6,7 +6,18 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import delete, exists, func, insert, or_, select, union_all, update
+from sqlalchemy import (
+    Integer,
+    Select,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 from sqlmodel import col
@@ -62,32 +73,48 @@ async def add_events(connection: AsyncConnection, rows: Sequence[Mapping[str, An
     await connection.execute(insert(OutboxEvent), list(rows))
 
 
+def _claimable() -> Select[Any]:
+    earlier = aliased(OutboxEvent)
+    blocked = (
+        select(col(earlier.id))
+        .where(
+            col(earlier.aggregate_id) == col(OutboxEvent.aggregate_id),
+            col(earlier.aggregate_type) == col(OutboxEvent.aggregate_type),
+            col(earlier.published_at).is_(None),
+            col(earlier.id) < col(OutboxEvent.id),
+        )
+        .with_hint(earlier, "FORCE INDEX (ix_outbox_aggregate)", "mysql")
+        .exists()
+    )
+    available_at, lease_until = col(OutboxEvent.available_at), col(OutboxEvent.lease_until)
+    return (
+        select(*_CLAIMED)
+        .with_hint(OutboxEvent, "FORCE INDEX (ix_outbox_waiting)", "mysql")
+        .where(
+            *_WAITING,
+            or_(available_at.is_(None), available_at <= database_now()),
+            or_(lease_until.is_(None), lease_until < database_now()),
+            ~blocked,
+        )
+        .order_by(col(OutboxEvent.id))
+        .limit(bindparam("most", type_=Integer))
+        .with_for_update(skip_locked=True)
+    )
+
+
+# Both indexes are named because the optimizer goes by statistics, which an outbox outruns: by old
+# ones it compares each candidate with every waiting event (400,000 published and 5,000 waiting
+# events on MySQL 9.7: a million rows read for a claim of 200, against 800).
+CLAIMABLE = _claimable()
+
+
 async def lock_claimable(connection: AsyncConnection, limit: int) -> list[ClaimedEvent]:
     """Lock the oldest events that may be published now, passing over what others have locked.
 
     Of one aggregate only the earliest unpublished event qualifies, parked ones included: that is
     how events of one aggregate keep their order.
     """
-    earlier = aliased(OutboxEvent)
-    blocked = exists().where(
-        col(earlier.aggregate_id) == col(OutboxEvent.aggregate_id),
-        col(earlier.aggregate_type) == col(OutboxEvent.aggregate_type),
-        col(earlier.published_at).is_(None),
-        col(earlier.id) < col(OutboxEvent.id),
-    )
-    due = or_(
-        col(OutboxEvent.available_at).is_(None), col(OutboxEvent.available_at) <= database_now()
-    )
-    free = or_(
-        col(OutboxEvent.lease_until).is_(None), col(OutboxEvent.lease_until) < database_now()
-    )
-    rows = await connection.execute(
-        select(*_CLAIMED)
-        .where(*_WAITING, due, free, ~blocked)
-        .order_by(col(OutboxEvent.id))
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
+    rows = await connection.execute(CLAIMABLE, {"most": limit})
     return [ClaimedEvent(*row) for row in rows]
 
 
