@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import time
@@ -16,6 +17,7 @@ from faststream.asgi import AsgiFastStream
 from faststream.rabbit import TestRabbitBroker
 from faststream.security import SASLPlaintext
 from faststream.specification.schema import License
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
 from yarl import URL
 
@@ -130,7 +132,7 @@ class Service:
             broker=settings.broker_name,
         )
         for warning in settings.warnings():
-            log(Action.CONFIGURATION, 30, warning=warning)
+            log(Action.CONFIGURATION, logging.WARNING, warning=warning)
         if settings.embedded_database:
             await migrate(self.database)
         else:
@@ -202,7 +204,7 @@ class Service:
         except SchemaBehindError as error:
             if self.refusal is None:
                 self.refusal = str(error)
-                log(Action.SCHEMA_BEHIND, 50, why=self.refusal)
+                log(Action.SCHEMA_BEHIND, logging.CRITICAL, why=self.refusal)
                 os.kill(os.getpid(), signal.SIGTERM)
             await asyncio.Event().wait()
 
@@ -221,8 +223,8 @@ class Service:
         except SchemaBehindError as error:
             self.refusal = f"The service cannot start: {error}."
             raise SystemExit(self.refusal) from None
-        except Exception:  # noqa: BLE001 - away: waited for, and told of, once we run
-            return
+        except (SQLAlchemyError, TimeoutError, OSError):
+            return  # away: waited for, and told of, once we run
 
 
 def create_app(settings: Settings) -> ServiceApp:

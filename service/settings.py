@@ -24,9 +24,9 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
 
 from service.errors import ConfigurationError
+from service.safety import production_faults, url_faults, warnings_of
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 MAX_NAME_BYTES = 255  # of a short string in AMQP
@@ -39,13 +39,6 @@ def _fits(name: str) -> str:
 
 
 QueueName = Annotated[str, Field(min_length=1), AfterValidator(_fits)]
-
-# Passwords that stand in tutorials and examples: public, hence no passwords.
-EXAMPLE_PASSWORDS = frozenset(
-    {"", "admin", "change-me", "changeme", "example", "guest", "mysql", "order", "orders"}
-    | {"pass", "passwd", "password", "rabbitmq", "root", "secret", "test", "user"}
-)
-LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Settings(BaseSettings):
@@ -152,7 +145,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _safe_for_its_environment(self) -> Self:
-        if faults := [*self._url_faults(), *self._production_faults()]:
+        if faults := [*url_faults(self), *production_faults(self)]:
             raise ValueError("\n".join(faults))
         return self
 
@@ -240,90 +233,7 @@ class Settings(BaseSettings):
 
     def warnings(self) -> list[str]:
         """What is allowed and yet worth a line at start."""
-        found = []
-        mysql = self.database.get_backend_name() == "mysql"
-        if mysql and self.database_tls() is None and self.database.host not in LOCAL_HOSTS:
-            found.append(f"the link to the database {self.database_name} is not encrypted: DB_TLS")
-        if (
-            not self.embedded_broker
-            and self.broker_tls() is None
-            and urlsplit(self.broker).hostname not in LOCAL_HOSTS
-        ):
-            found.append(f"the link to RabbitMQ {self.broker_name} is not encrypted: MQ_TLS")
-        return found
-
-    def _url_faults(self) -> list[str]:
-        faults = []
-        try:
-            if self.database.drivername not in {"mysql+aiomysql", "sqlite+aiosqlite"}:
-                faults.append(
-                    "DATABASE_URL must start with mysql+aiomysql:// or sqlite+aiosqlite://, "
-                    f"not {self.database.drivername}://"
-                )
-            # What follows an unescaped @ or / of a password would be taken for host and name.
-            elif self.database.host and "@" in (self.database.database or ""):
-                faults.append("DATABASE_URL has an @ too many: write one in a password as %40")
-        except (ArgumentError, ValueError):  # the latter for a port that is no number
-            faults.append(
-                "DATABASE_URL cannot be read; write mysql+aiomysql://USER:PASSWORD@HOST:3306/NAME"
-            )
-        try:
-            parts = urlsplit(self.broker)
-            readable = parts.scheme in {"amqp", "amqps"} and parts.hostname and parts.port != 0
-        except ValueError:
-            readable = False
-        if not readable:
-            faults.append("MQ_URL cannot be read; write amqp://USER:PASSWORD@HOST:5672/VHOST")
-        elif "@" in parts.path:
-            faults.append("MQ_URL has an @ too many: write one in a password as %40")
-        elif self.mq_url is not None and (self.mq_tls or self.mq_tls_ca) and parts.scheme == "amqp":
-            faults.append("MQ_TLS is set, and MQ_URL says no TLS: write amqps://")
-        if self.mq_management_url is not None:
-            faults += _management_faults(self.mq_management_url.get_secret_value())
-        return faults
-
-    def _production_faults(self) -> list[str]:
-        """Why these settings must not run in production; empty outside of it."""
-        if not self.production:
-            return []
-        if self.embedded_database or self.embedded_broker:
-            missing = " and ".join(
-                name
-                for name, absent in (
-                    ("DB_HOST or DATABASE_URL", self.embedded_database),
-                    ("MQ_HOST or MQ_URL", self.embedded_broker),
-                )
-                if absent
-            )
-            return [
-                f"production needs real servers: set {missing} "
-                "(or ENVIRONMENT=development to try the service out)"
-            ]
-        try:
-            database, broker = self.database, urlsplit(self.broker)
-        except (ArgumentError, ValueError):
-            return []  # named by _url_faults
-        faults = []
-        if (database.password or "").lower() in EXAMPLE_PASSWORDS and database.host:
-            faults.append("DB_PASSWORD is empty or an example: set a real one")
-        if broker.username in {None, "", "guest"}:
-            faults.append("MQ_USER is guest, which everyone knows: create a user for the service")
-        if (broker.password or "").lower() in EXAMPLE_PASSWORDS:
-            faults.append("MQ_PASSWORD is empty or an example: set a real one")
-        if "no_verify_ssl" in broker.query:
-            faults.append("MQ_URL turns TLS verification off (no_verify_ssl): give MQ_TLS_CA")
-        if any(key.startswith("ssl") for key in database.query):
-            faults.append("DATABASE_URL carries ssl options: use DB_TLS and DB_TLS_CA, verified")
-        return [f"{fault} (ENVIRONMENT=development allows it)" for fault in faults]
-
-
-def _management_faults(url: str) -> list[str]:
-    try:
-        parts = urlsplit(url)
-        readable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-    except ValueError:
-        readable = False
-    return [] if readable else ["MQ_MANAGEMENT_URL cannot be read; write http://HOST:15672"]
+        return warnings_of(self)
 
 
 def load_settings() -> Settings:

@@ -14,7 +14,8 @@ from sqlalchemy.engine import make_url
 from yarl import URL
 
 from service.errors import ConfigurationError
-from service.settings import EXAMPLE_PASSWORDS, Settings, load_settings
+from service.safety import EXAMPLE_PASSWORDS
+from service.settings import Settings, load_settings
 
 PASSWORD = "p@ss/w:rd%2F+ #?é"
 REAL = {
