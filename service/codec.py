@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 
@@ -42,7 +41,8 @@ def decode(body: bytes, content_encoding: str | None = None) -> Any:
         _refuse(f"body: not JSON at line {error.lineno}, column {error.colno}")
     except RecursionError:
         _refuse(f"body: nested deeper than {MAX_DEPTH} levels")
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _deeper_than(value, MAX_DEPTH):
+    many = body.count(b"[") + body.count(b"{") > MAX_DEPTH
+    if many and isinstance(value, (dict, list)) and _deeper_than(value, MAX_DEPTH):
         _refuse(f"body: nested deeper than {MAX_DEPTH} levels")
     if b"\\u" in body and _has_lone_surrogate(value):
         _refuse("body: a lone surrogate, which is no Unicode character")
@@ -69,12 +69,15 @@ def canonical_decimal(value: Decimal) -> str:
 
     99.9, 99.90 and 999E-1 are all `999e-1`; 0, 0.00 and -0 are all `0`.
     """
-    sign, digits, exponent = value.as_tuple()
-    text = "".join(map(str, digits)).lstrip("0")
-    stripped = text.rstrip("0")
+    mantissa, _, exponent = str(value).partition("E")
+    sign = "-" if mantissa.startswith("-") else ""
+    whole, _, fraction = mantissa.removeprefix("-").partition(".")
+    digits = (whole + fraction).lstrip("0")
+    stripped = digits.rstrip("0")
     if not stripped:
         return "0"
-    return f"{'-' if sign else ''}{stripped}e{int(exponent) + len(text) - len(stripped)}"
+    shift = int(exponent or 0) - len(fraction) + len(digits) - len(stripped)
+    return f"{sign}{stripped}e{shift}"
 
 
 def _refuse(details: str) -> NoReturn:
@@ -132,14 +135,15 @@ def _deeper_than(value: Any, levels: int) -> bool:
     """Whether arrays and objects stand within each other more than `levels` deep."""
     layer = [value]
     for _ in range(levels):
-        layer = [child for container in layer for child in _children(container)]
-    return any(isinstance(value, (dict, list)) for value in layer)
-
-
-def _children(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+        layer = [
+            child
+            for container in layer
+            for child in (container.values() if isinstance(container, dict) else container)
+            if isinstance(child, (dict, list))
+        ]
+        if not layer:
+            return False
+    return True
 
 
 def _has_lone_surrogate(value: Any) -> bool:
