@@ -231,7 +231,7 @@ def create_app(settings: Settings) -> ServiceApp:
     """The application: subscribers, relay, probes, documents. Nothing is connected before it runs.
 
     `app.service` has its parts. Run it with `faststream run`, or in a test with
-    `async with TestApp(app)`.
+    `async with app.start_lifespan_context()`.
     """
     service = Service(settings)
     app = ServiceApp(

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import aio_pika
 from aio_pika.abc import AbstractConnection
@@ -32,6 +32,8 @@ CHECK_SECONDS = 1.0
 CLOSE_SECONDS = 3.0
 ANSWER_SECONDS = 3.0
 LONGEST_DELAY_SECONDS = 5.0
+
+T = TypeVar("T")
 
 
 class ServiceBroker(RabbitBroker):
@@ -114,14 +116,14 @@ class ServiceBroker(RabbitBroker):
             if self._connection is not None:
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await self._connection.close()
-        with contextlib.suppress(TimeoutError, ExceptionGroup):
+        with contextlib.suppress(*LINK_FAILURES, ExceptionGroup):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await super().stop()
 
     async def stop(self, *_: Any) -> None:
         """Take no more messages, finish those at hand, and close, all within a deadline."""
         self.consuming = False
-        with contextlib.suppress(TimeoutError, ExceptionGroup):
+        with contextlib.suppress(*LINK_FAILURES, ExceptionGroup):
             async with asyncio.timeout(self._stop_timeout + CLOSE_SECONDS):
                 await super().stop()
 
@@ -179,39 +181,42 @@ class ServiceBroker(RabbitBroker):
 
     async def answers(self) -> bool:
         """Whether the broker does something for us right now: a round trip, asked and answered."""
-        if self._connection is None or not self.consuming:
-            return False
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                channel = await self._connection.channel(publisher_confirms=False)
-                await channel.close()
-        except LINK_FAILURES:
-            return False
-        return True
+        return await self.waiting() is not None
 
     async def reachable(self) -> bool:
         """Whether the broker lets us in, also while we consume nothing for another reason."""
-        if await self.answers():
-            return True
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS), await self._connect_plainly():
+
+        async def enter() -> bool:
+            async with await self._connect_plainly():
                 return True
-        except LINK_FAILURES:
-            return False
+
+        return await self.answers() or bool(await _answer(enter))
 
     async def waiting(self) -> int | None:
         """How many messages wait in the incoming queue; None where the broker does not say."""
-        if self._connection is None or not self.consuming:
+        connection = self._connection
+        if connection is None or not self.consuming:
             return None
-        try:
-            async with (
-                asyncio.timeout(ANSWER_SECONDS),
-                self._connection.channel(publisher_confirms=False) as channel,
-            ):
+
+        async def count() -> int | None:
+            async with connection.channel(publisher_confirms=False) as channel:
                 queue = await channel.declare_queue(self._incoming.name, passive=True)
-        except LINK_FAILURES:
-            return None
-        return queue.declaration_result.message_count
+                return queue.declaration_result.message_count
+
+        return await _answer(count)
 
     async def _closed(self, *_: Any) -> None:
         self._lost.set()
+
+
+async def _answer(question: Callable[[], Awaitable[T]]) -> T | None:
+    """What the broker answers, or None where it does not in time or the link is lost meanwhile."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await question()
+    except LINK_FAILURES:
+        return None
+    except asyncio.CancelledError:
+        if told_to_end():
+            raise
+        return None

@@ -106,6 +106,14 @@ class ServiceProcess:
     def wait_for_status(self, path: str, status: int, *, within: float = START_SECONDS) -> None:
         self._wait_until(lambda: self.status(path) == status, within, f"{status} on {path}")
 
+    def decided(self) -> int:
+        """How many messages it has decided so far, whatever the outcome, by its metrics."""
+        address = f"http://{HOST}:{self.port}/metrics"
+        with urllib.request.urlopen(address, timeout=ANSWER_SECONDS) as answer:
+            lines = answer.read().decode().splitlines()
+        counts = [line.split()[1] for line in lines if line.startswith("orders_messages_total{")]
+        return round(sum(map(float, counts)))
+
     # Its end.
 
     def terminate(self) -> None:

@@ -14,6 +14,7 @@ from db.models import DeadLetter, Order, OutboxEvent
 from service.settings import Settings
 from tests.factories import order_created_json
 from tests.harness import Wire, eventually, rows, running
+from tests.processes import service_process
 
 INCOMING, PROCESSED, FAILED, DLQ = (
     "order_created_queue",
@@ -140,41 +141,36 @@ def numbered(key: int) -> bytes:
     return order_created_json(orderId=f"o-{key}", idempotencyKey=f"k-{key}")
 
 
-async def test_64_copies_over_4_connections_and_2_services_are_one_row_and_one_event(
+async def test_64_copies_over_4_connections_and_2_processes_are_one_row_and_one_event(
     settings: Settings, database: Database, mq_url: str, wire: Wire
 ) -> None:
-    async with running(settings) as one, running(settings) as two:
+    copies, keys = 64, 8
+    with service_process(settings) as one, service_process(settings) as two:
+        for service in (one, two):
+            await asyncio.to_thread(service.wait_for_status, "/health/ready", 200)
         await wire.listen(PROCESSED)
 
-        async def producer(number: int) -> None:
+        async def producer() -> None:
             async with Wire.connected(mq_url) as own:
-                for key in range(8):
-                    await asyncio.gather(
-                        *(
-                            own.send(
-                                order_created_json(orderId=f"o-{key}", idempotencyKey=f"k-{key}")
-                            )
-                            for _ in range(16)
-                        )
-                    )
+                for key in range(keys):
+                    body = order_created_json(orderId=f"o-{key}", idempotencyKey=f"k-{key}")
+                    await asyncio.gather(*(own.send(body) for _ in range(copies // 4)))
 
-        await asyncio.gather(*(producer(number) for number in range(4)))
+        await asyncio.gather(*(producer() for _ in range(4)))
 
-        async def all_decided() -> bool:
-            metrics = (one.service.metrics.messages, two.service.metrics.messages)
-            counts = [
-                each.labels(outcome)._value.get()
-                for each in metrics
-                for outcome in ("accepted", "duplicate")
-            ]
-            return bool(sum(counts) >= 8 * 64)
+        async def decided_by_each() -> list[int] | None:
+            counts = [await asyncio.to_thread(service.decided) for service in (one, two)]
+            return counts if sum(counts) >= copies * keys else None
 
-        await eventually(all_decided)
-        await wire.hear(PROCESSED, 8)
+        counts = await eventually(decided_by_each)
+        await wire.hear(PROCESSED, keys)
 
-    assert len(await rows(database, Order)) == 8
+    assert sum(counts) == copies * keys
+    assert min(counts) > 0, "one process decided everything: there was no race"
+    assert len(await rows(database, Order)) == keys
+    assert await rows(database, DeadLetter) == []
     events = await rows(database, OutboxEvent)
-    assert len(events) == 8
+    assert len(events) == keys
     assert all(event.published_at for event in events)
     assert sorted(each.message_id or "" for each in wire.heard[PROCESSED]) == sorted(
         event.event_id for event in events
