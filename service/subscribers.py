@@ -14,6 +14,7 @@ from faststream.rabbit import Channel, ExchangeType, RabbitExchange, RabbitQueue
 from pydantic import ValidationError
 
 from service import codec
+from service.acknowledging import Acknowledging
 from service.contracts import (
     IDENTIFIER,
     DeadLetter,
@@ -45,15 +46,15 @@ _delivery: ContextVar[Delivery] = ContextVar("delivery")
 
 def make_router(topology: Topology, intake: Intake, *, prefetch_count: int) -> RabbitRouter:
     """The subscriber of the incoming queue, and the description of what is published."""
-    router = RabbitRouter(middlewares=(_dead_lettering(intake, topology.incoming.name),))
+    dead_lettering = _dead_lettering(intake, topology.incoming.name)
+    router = RabbitRouter(middlewares=(Acknowledging, dead_lettering))
 
     @router.subscriber(
         incoming_queue(topology),
         channel=Channel(prefetch_count=prefetch_count),
         decoder=_decode,
-        # Acknowledged when the handler returns, which is after the commit. What to do about an
-        # error the middleware decides; this is for what gets past it.
-        ack_policy=AckPolicy.NACK_ON_ERROR,
+        # The first middleware acknowledges when the handler has returned: after the commit.
+        ack_policy=AckPolicy.MANUAL,
         # A message's reply_to would have us publish where its sender says.
         no_reply=True,
         title="OrderCreated",

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from faststream.exceptions import RejectMessage
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.acknowledging import Acknowledgements, Acknowledging
+
+
+@dataclass
+class Channel:
+    """A broker's side of a channel: which deliveries it still waits for, and every frame it got."""
+
+    outstanding: set[int] = field(default_factory=set)
+    handed_back: set[int] = field(default_factory=set)
+    frames: list[str] = field(default_factory=list)
+    closed: bool = False
+    turns_to_write: int = 0
+
+    async def write(self) -> None:
+        """A frame goes out when the link takes it, some turns of the event loop later."""
+        for _ in range(self.turns_to_write):
+            await asyncio.sleep(0)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def deliver(self, count: int) -> list[Message]:
+        self.outstanding = set(range(1, count + 1))
+        return [Message(self, tag) for tag in range(1, count + 1)]
+
+
+@dataclass
+class Message:
+    of: Channel
+    delivery_tag: int
+
+    @property
+    def channel(self) -> Channel:
+        if self.of.closed:
+            raise RuntimeError("closed")
+        return self.of
+
+    async def ack(self, multiple: bool = False) -> None:
+        await self.of.write()
+        there = self.channel
+        there.frames.append(f"ack {'≤ ' if multiple else ''}{self.delivery_tag}")
+        acknowledged = {
+            tag
+            for tag in there.outstanding
+            if tag == self.delivery_tag or (multiple and tag < self.delivery_tag)
+        }
+        assert self.delivery_tag in acknowledged, "unknown tag: the broker ends the channel"
+        there.outstanding -= acknowledged
+
+    async def nack(self, multiple: bool = False, requeue: bool = True) -> None:
+        await self.of.write()
+        self._hand_back("nack", requeue=requeue)
+
+    async def reject(self, requeue: bool = False) -> None:
+        await self.of.write()
+        self._hand_back("reject", requeue=requeue)
+
+    def _hand_back(self, how: str, *, requeue: bool) -> None:
+        self.channel.frames.append(f"{how} {self.delivery_tag} requeue={requeue}")
+        self.channel.outstanding.remove(self.delivery_tag)
+        self.channel.handed_back.add(self.delivery_tag)
+
+
+async def test_what_finishes_together_is_acknowledged_by_one_frame() -> None:
+    channel, acknowledgements = Channel(), Acknowledgements()
+    messages = channel.deliver(200)
+
+    await asyncio.gather(*map(acknowledgements.acknowledge, messages))
+
+    assert channel.frames == ["ack ≤ 200"]
+    assert not channel.outstanding
+
+
+async def test_a_message_still_at_hand_is_not_covered_and_keeps_nobody_waiting() -> None:
+    channel, acknowledgements = Channel(), Acknowledgements()
+    messages = channel.deliver(5)
+    slow = messages.pop(1)
+
+    await asyncio.gather(*map(acknowledgements.acknowledge, messages))
+    assert channel.outstanding == {slow.delivery_tag}
+    assert channel.frames == ["ack ≤ 1", "ack 3", "ack 4", "ack 5"]
+
+    await acknowledgements.acknowledge(slow)
+    assert channel.frames[4:] == ["ack ≤ 2"]
+
+
+@given(st.data())
+def test_only_what_has_finished_is_acknowledged_whatever_the_order(data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 30))
+    order = data.draw(st.permutations(range(count)))
+    turns = data.draw(st.lists(st.integers(1, 8), min_size=count, max_size=count))
+    bad = data.draw(st.sets(st.integers(0, count - 1)))
+    turns_to_write = data.draw(st.integers(0, 3))
+    wait_for_each_turn = data.draw(st.booleans())
+
+    async def run() -> None:
+        channel = Channel(turns_to_write=turns_to_write)
+        acknowledgements = Acknowledgements()
+        messages, finished, left = channel.deliver(count), set[int](), list(order)
+        tasks: list[asyncio.Task[None]] = []
+        async with asyncio.TaskGroup() as group:
+            for turn in turns:
+                together, left = left[:turn], left[turn:]
+                for number in together:
+                    settle = (
+                        acknowledgements.give_back
+                        if number in bad
+                        else acknowledgements.acknowledge
+                    )
+                    tasks.append(group.create_task(settle(messages[number])))
+                finished |= {number + 1 for number in together}
+                await (asyncio.wait(tasks) if wait_for_each_turn else asyncio.sleep(0))
+                assert channel.outstanding >= set(range(1, count + 1)) - finished
+        assert channel.outstanding == set()
+        assert channel.handed_back == {number + 1 for number in bad}
+
+    asyncio.run(run())
+
+
+async def test_a_run_that_closes_a_gap_waits_for_the_single_acknowledgements_behind_the_gap() -> (
+    None
+):
+    channel, acknowledgements = Channel(turns_to_write=3), Acknowledgements()
+    first, *behind, last = channel.deliver(5)
+
+    async with asyncio.TaskGroup() as group:
+        for message in behind:
+            group.create_task(acknowledgements.acknowledge(message))
+        for _ in range(4):
+            await asyncio.sleep(0)
+        for message in (first, last):
+            group.create_task(acknowledgements.acknowledge(message))
+
+    assert channel.frames == ["ack 2", "ack 3", "ack 4", "ack ≤ 5"]
+
+
+async def test_a_cancelled_handler_does_not_keep_the_others_from_being_acknowledged() -> None:
+    channel, acknowledgements = Channel(), Acknowledgements()
+    first, second = channel.deliver(2)
+    cancelled = asyncio.create_task(acknowledgements.acknowledge(first))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await asyncio.gather(cancelled, return_exceptions=True)
+
+    await acknowledgements.acknowledge(second)
+
+    assert channel.outstanding == set()
+
+
+async def end(message: Message, error: BaseException | None) -> bool:
+    middleware = Acknowledging(message, context=None)  # type: ignore[arg-type]
+    await middleware.on_receive()
+    return await middleware.after_processed(type(error) if error else None, error)
+
+
+async def test_how_a_handler_ended_decides_what_becomes_of_its_message() -> None:
+    channel = Channel()
+    done, rejected, failed, cancelled = channel.deliver(4)
+
+    assert await end(done, None) is False
+    assert await end(rejected, RejectMessage(requeue=True)) is True
+    assert await end(failed, ValueError()) is False
+    assert await end(cancelled, asyncio.CancelledError()) is False
+
+    assert channel.frames == ["ack ≤ 1", "reject 2 requeue=True", "nack 3 requeue=True"]
+    assert channel.outstanding == {cancelled.delivery_tag}
+
+
+async def test_tags_of_a_new_channel_are_counted_anew() -> None:
+    for channel in (Channel(), Channel()):
+        for message in channel.deliver(2):
+            await end(message, None)
+        assert channel.frames == ["ack ≤ 1", "ack ≤ 2"]
+
+
+async def test_a_link_that_is_gone_is_no_error_the_message_comes_again() -> None:
+    channel = Channel()
+    before, after = channel.deliver(2)
+    middleware = Acknowledging(before, context=None)  # type: ignore[arg-type]
+    await middleware.on_receive()
+    channel.closed = True
+
+    assert await middleware.after_processed() is False
+    assert await end(after, None) is False
+    assert channel.frames == []
