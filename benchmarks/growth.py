@@ -32,6 +32,7 @@ STATES = ("empty", "pending", "published")
 LOAD_ROWS = 50_000
 CLAIMS = 30
 STATEMENT_ROWS = 200
+LEASE_SECONDS = 60
 LONG_RUN_STEP = 5_000
 STARTS = 3
 STALL_SECONDS = 60.0
@@ -185,7 +186,7 @@ async def _claim(stage: Stage, database: Database) -> tuple[float, int]:
     async with database.engine.connect() as connection:
         for _ in range(CLAIMS):
             started = time.perf_counter()
-            claimed = await outbox.lock_claimable(connection, limit)
+            claimed = await outbox.lock_claimable(connection, limit, lease_seconds=LEASE_SECONDS)
             times.append(time.perf_counter() - started)
             if claimed:
                 found = await connection.exec_driver_sql(
@@ -201,7 +202,7 @@ async def _plans(database: Database) -> dict[str, list[str]]:
     """How the server means to run each statement whose cost must not grow."""
     some = {f"not-there-{n}" for n in range(STATEMENT_ROWS)}
     calls: dict[str, Callable[[AsyncConnection], Awaitable[object]]] = {
-        "claim": lambda c: outbox.lock_claimable(c, STATEMENT_ROWS),
+        "claim": lambda c: outbox.lock_claimable(c, STATEMENT_ROWS, lease_seconds=LEASE_SECONDS),
         "purge": lambda c: outbox.find_purgeable(
             c, retention=timedelta(hours=168), limit=STATEMENT_ROWS
         ),

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import bindparam, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
@@ -24,32 +24,37 @@ class LatestDeadLetter(NamedTuple):
 
 
 _LATEST = [getattr(DeadLetter, name) for name in LatestDeadLetter._fields]
+_DIGEST = col(DeadLetter.message_digest)
+_LAST_OCCURRENCES = (
+    select(_DIGEST, func.max(col(DeadLetter.occurrence)))
+    .where(_DIGEST.in_(bindparam("digests", expanding=True)))
+    .group_by(_DIGEST)
+)
+_INSERT = insert(DeadLetter)
 
 
 async def last_occurrences(
     connection: AsyncConnection, digests: Collection[bytes]
 ) -> dict[bytes, int]:
     """How often each of these messages was recorded so far; a digest never seen is absent."""
-    digest = col(DeadLetter.message_digest)
-    rows = await connection.execute(
-        select(digest, func.max(col(DeadLetter.occurrence)))
-        .where(digest.in_(digests))
-        .group_by(digest)
-    )
+    rows = await connection.execute(_LAST_OCCURRENCES, {"digests": digests})
     return {row[0]: row[1] for row in rows}
 
 
-async def find_id(connection: AsyncConnection, digest: bytes, occurrence: int) -> str:
-    """The id of a recorded message, by what tells it from equal ones."""
+async def find_recorded(
+    connection: AsyncConnection, digest: bytes, occurrence: int
+) -> tuple[str, datetime]:
+    """The id of a recorded message and when it came, by what tells it from equal ones."""
     rows = await connection.execute(
-        select(col(DeadLetter.dead_letter_id)).where(
-            col(DeadLetter.message_digest) == digest, col(DeadLetter.occurrence) == occurrence
+        select(col(DeadLetter.dead_letter_id), col(DeadLetter.received_at)).where(
+            col(DeadLetter.occurrence) == occurrence, col(DeadLetter.message_digest) == digest
         )
     )
-    return rows.scalar_one()
+    dead_letter_id, received_at = rows.one()
+    return dead_letter_id, received_at
 
 
-async def find_recorded(connection: AsyncConnection, ids: Collection[str]) -> set[str]:
+async def find_stored(connection: AsyncConnection, ids: Collection[str]) -> set[str]:
     """Which of these dead letters are stored."""
     rows = await connection.execute(
         select(col(DeadLetter.dead_letter_id)).where(col(DeadLetter.dead_letter_id).in_(ids))
@@ -61,7 +66,7 @@ async def insert_dead_letters(
     connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]
 ) -> None:
     """Insert all rows together; the driver makes as few statements of it as fit."""
-    await connection.execute(insert(DeadLetter), list(rows))
+    await connection.execute(_INSERT, rows)
 
 
 async def count_by_reason(connection: AsyncConnection) -> dict[str, int]:

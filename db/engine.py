@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import aiomysql
+from pymysql.constants import CLIENT
 from pymysql.err import OperationalError
 from sqlalchemy import event
 from sqlalchemy.engine import URL
@@ -16,6 +18,10 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 # How long after its deadline a transaction may still be busy giving its connection back.
 GIVE_BACK_SECONDS = 1.0
+
+# The server ends the session of a process that stands still, with the locks that it holds: others
+# wait for them. Connections of the pool are made anew long before.
+SILENCE_SECONDS = 60
 
 TLS_FAILED = 2026  # CR_SSL_CONNECTION_ERROR
 
@@ -105,11 +111,12 @@ def _create_engine(
     arguments: dict[str, Any] = {
         "connect_timeout": connect_timeout_seconds,
         "init_command": "SET time_zone = '+00:00', "
-        "sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,ERROR_FOR_DIVISION_BY_ZERO'",
+        "sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,ERROR_FOR_DIVISION_BY_ZERO', "
+        f"wait_timeout = {SILENCE_SECONDS}",
     }
     if tls is not None:
-        arguments["ssl"] = tls
-    engine = create_async_engine(
+        arguments |= {"ssl": tls, "async_creator_fn": _connect_encrypted}
+    return create_async_engine(
         url,
         # A row's parameters are a customer's data: never in an error's text, hence in no log.
         hide_parameters=True,
@@ -118,23 +125,27 @@ def _create_engine(
         max_overflow=0,
         # A connection comes back committed or rolled back: once more would be a round trip each.
         pool_reset_on_return=None,
-        pool_recycle=1800,
+        pool_recycle=SILENCE_SECONDS // 2,
         connect_args=arguments,
     )
-    if tls is not None:
-        event.listen(engine.sync_engine, "connect", _refuse_plain_text)
-    return engine
 
 
-def _refuse_plain_text(connection: Any, _: ConnectionPoolEntry) -> None:
-    """Where a server offers no TLS the driver goes on without, and says nothing."""
-    cursor = connection.cursor()
-    cursor.execute("SHOW SESSION STATUS LIKE 'Ssl_version'")
-    row = cursor.fetchone()
-    cursor.close()
-    if row is None or not row[1]:
-        connection.terminate()
-        raise OperationalError(TLS_FAILED, "the server offers no TLS")
+class _EncryptedConnection(aiomysql.Connection):  # type: ignore[misc]
+    """Hangs up before the login where the server offers no TLS.
+
+    The driver would go on in plain text, and tell whoever answers there the password as it is.
+    """
+
+    async def _get_server_information(self) -> None:
+        await super()._get_server_information()
+        if not self.server_capabilities & CLIENT.SSL:
+            raise OperationalError(TLS_FAILED, "the server offers no TLS")
+
+
+async def _connect_encrypted(*arguments: Any, **options: Any) -> aiomysql.Connection:
+    connection = _EncryptedConnection(*arguments, **options)
+    await connection._connect()  # noqa: SLF001 - what aiomysql.connect does with its own class
+    return connection
 
 
 def _prepare_sqlite(connection: Any, _: ConnectionPoolEntry) -> None:

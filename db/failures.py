@@ -8,12 +8,16 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 
 # MySQL and MariaDB error numbers: https://dev.mysql.com/doc/mysql-errors/en/server-error-reference.html
 DUPLICATE_ENTRY = 1062
-LOCK_WAIT_TIMEOUT = 1205
+LOCK_WAIT_TIMEOUT = 1205  # MariaDB says so of NOWAIT too
+LOCK_NOWAIT = 3572
 DEADLOCK = 1213
 RECORD_CHANGED = 1020  # MariaDB 11.6+, where another transaction changed what was read
+RACES = {DUPLICATE_ENTRY, LOCK_WAIT_TIMEOUT, LOCK_NOWAIT, DEADLOCK, RECORD_CHANGED}
 # What a server says of data that it will never take, whoever sends it and how often.
 DATA_ERRORS = frozenset({1048, 1063, 1153, 1264, 1265, 1292, 1366, 1406})
 DATA_ERRORS |= {3140, 3141, 3150, 3151, 3157, 3819, 4025}
+# A right that is missing, on a table, a column or the database: the user's lack, and no data's.
+RIGHT_ERRORS = frozenset({1044, 1142, 1143, 1227, 1370})
 
 
 class Failure(Enum):
@@ -33,7 +37,7 @@ def classify(error: Exception) -> Failure:
     if not isinstance(error, DBAPIError):
         return Failure.DATA if isinstance(error, StatementError) else Failure.AWAY
     code = error_number(error)
-    if code in {DUPLICATE_ENTRY, LOCK_WAIT_TIMEOUT, DEADLOCK, RECORD_CHANGED}:
+    if code in RACES:
         return Failure.RACE
     if code in DATA_ERRORS:
         return Failure.DATA

@@ -34,6 +34,14 @@ TABLES: tuple[Table, ...] = tuple(
 )
 
 
+# What the service does with each table: an order, once stored, stays as it is.
+NEEDED_RIGHTS: dict[str, tuple[str, ...]] = {
+    "orders": ("SELECT", "INSERT"),
+    "outbox": ("SELECT", "INSERT", "UPDATE", "DELETE"),
+    "dead_letters": ("SELECT", "INSERT"),
+}
+
+
 class ColumnCollation(NamedTuple):
     """A text column as it is, and the collation it was meant to have; `found` None: no column."""
 
@@ -139,16 +147,17 @@ def sqlite_is_wal(path: Path) -> bool:
 
 
 async def refused_rights(connection: AsyncConnection) -> list[RefusedRight]:
-    """Try to read, insert, update and delete, each of no row at all, and roll back.
+    """Try what the service needs to do with each table, with no row at all, and roll back.
 
     Asking the server itself is exact where reading SHOW GRANTS is not: roles, wildcards, proxies.
     """
     refused = []
     try:
         for table in TABLES:
-            for verb, statement in _statements_on_no_row(table).items():
+            statements = _statements_on_no_row(table)
+            for verb in NEEDED_RIGHTS[table.name]:
                 try:
-                    await connection.execute(statement)
+                    await connection.execute(statements[verb])
                 except DBAPIError as error:
                     if error.connection_invalidated:
                         raise

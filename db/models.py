@@ -46,8 +46,9 @@ class OutboxEvent(SQLModel, table=True):
     """One message to publish: exactly these bytes, always under this `event_id`.
 
     Waiting: `published_at` and `parked_at` are NULL; where `available_at` is NULL or past, it may
-    be claimed. Claimed: `lease_until` lies ahead, and only
-    the holder of `lease_token` may complete it. `ix_outbox_waiting` carries the claim's filter and
+    be claimed. Claimed: `lease_until` lies ahead, and only the holder of `lease_token` may complete
+    it. Claimed from birth: there is a `lease_token` and no `lease_until`; the lease runs from
+    `created_at`, which is the server's clock. `ix_outbox_waiting` carries the claim's filter and
     order, and no column of it is touched by a claim. `ix_outbox_aggregate` finds an earlier event
     of the same aggregate that is still unpublished.
     """

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import operator
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    ColumnElement,
     Integer,
     Select,
+    and_,
     bindparam,
     delete,
     func,
@@ -18,28 +21,38 @@ from sqlalchemy import (
     union_all,
     update,
 )
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 from sqlmodel import col
 
+from db.failures import LOCK_NOWAIT, LOCK_WAIT_TIMEOUT, error_number
 from db.models import OutboxEvent
-from db.types import database_now
+from db.types import database_now, microseconds
 
 
 class ClaimedEvent(NamedTuple):
-    """What is needed to publish an event, and how often that was tried before."""
+    """What is needed to publish an event, and how often that was tried before.
 
-    id: int
+    `followed`: another event of its aggregate waits behind it.
+    """
+
     event_id: str
     event_type: str
+    aggregate_type: str
+    aggregate_id: str
     exchange: str
     routing_key: str
     payload: bytes
     content_type: str | None
     correlation_id: str | None
     headers: dict[str, Any]
-    created_at: Any
-    attempts: int
+    attempts: int = 0
+    followed: bool = False
+
+    @property
+    def aggregate(self) -> tuple[str, str]:
+        return self.aggregate_type, self.aggregate_id
 
 
 class Backlog(NamedTuple):
@@ -63,39 +76,77 @@ class UnsettledEvent(NamedTuple):
 
 
 _UNSETTLED = [getattr(OutboxEvent, name) for name in UnsettledEvent._fields]
-_CLAIMED = [getattr(OutboxEvent, name) for name in ClaimedEvent._fields]
+_CLAIMED = [getattr(OutboxEvent, name) for name in ClaimedEvent._fields[:-1]]
 _UNPUBLISHED = col(OutboxEvent.published_at).is_(None)
 _WAITING = (_UNPUBLISHED, col(OutboxEvent.parked_at).is_(None))
 
 
+# Named for the optimizer, which may read a small table as a whole: that would wait for every row
+# that another relay is writing.
+_BY_EVENT_ID = "FORCE INDEX (uq_outbox_event_id)"
+_BY_AGGREGATE = "FORCE INDEX (ix_outbox_aggregate)"
+_THESE = col(OutboxEvent.event_id).in_(bindparam("these", expanding=True))
+_HELD = (_THESE, col(OutboxEvent.lease_token) == bindparam("holder"))
+_FREE = {"lease_token": None, "lease_until": None}
+_ADD = insert(OutboxEvent)
+_UPDATE = update(OutboxEvent).with_hint(_BY_EVENT_ID, dialect_name="mysql")
+LEASE = _UPDATE.where(_THESE).values(
+    lease_token=bindparam("holder"), lease_until=database_now(bindparam("lease"))
+)
+RELEASE = _UPDATE.where(*_HELD).values(_FREE)
+COMPLETE = RELEASE.values(published_at=database_now())
+_FAIL = RELEASE.values(attempts=col(OutboxEvent.attempts) + 1, last_error=bindparam("error"))
+
+
 async def add_events(connection: AsyncConnection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert all rows together; the driver makes as few statements of it as fit."""
-    await connection.execute(insert(OutboxEvent), list(rows))
+    """Insert all rows together; the driver makes as few statements of it as fit.
+
+    A row with a `lease_token` is that holder's from birth, until its lease time has gone by since
+    `created_at`.
+    """
+    await connection.execute(_ADD, rows)
+
+
+def _free() -> ColumnElement[bool]:
+    """Not parked, not kept back, and leased to nobody, or to nobody any more."""
+    available_at, lease_until = col(OutboxEvent.available_at), col(OutboxEvent.lease_until)
+    leased_at_birth_and_over = and_(
+        lease_until.is_(None),
+        col(OutboxEvent.created_at) < database_now(bindparam("minus_lease")),
+    )
+    return and_(
+        col(OutboxEvent.parked_at).is_(None),
+        or_(available_at.is_(None), available_at <= database_now()),
+        or_(
+            col(OutboxEvent.lease_token).is_(None),
+            lease_until < database_now(),
+            leased_at_birth_and_over,
+        ),
+    )
+
+
+def _another(which: Callable[[Any, Any], ColumnElement[bool]]) -> ColumnElement[bool]:
+    """Whether the aggregate has another unpublished event, the id of which compares like this."""
+    other = aliased(OutboxEvent)
+    return (
+        select(col(other.id))
+        .where(
+            col(other.aggregate_id) == col(OutboxEvent.aggregate_id),
+            col(other.aggregate_type) == col(OutboxEvent.aggregate_type),
+            col(other.published_at).is_(None),
+            which(col(other.id), col(OutboxEvent.id)),
+        )
+        .with_hint(other, _BY_AGGREGATE, "mysql")
+        .exists()
+    )
 
 
 def _claimable() -> Select[Any]:
-    earlier = aliased(OutboxEvent)
-    blocked = (
-        select(col(earlier.id))
-        .where(
-            col(earlier.aggregate_id) == col(OutboxEvent.aggregate_id),
-            col(earlier.aggregate_type) == col(OutboxEvent.aggregate_type),
-            col(earlier.published_at).is_(None),
-            col(earlier.id) < col(OutboxEvent.id),
-        )
-        .with_hint(earlier, "FORCE INDEX (ix_outbox_aggregate)", "mysql")
-        .exists()
-    )
-    available_at, lease_until = col(OutboxEvent.available_at), col(OutboxEvent.lease_until)
+    earlier, later = _another(operator.lt), _another(operator.gt)
     return (
-        select(*_CLAIMED)
+        select(*_CLAIMED, later)
         .with_hint(OutboxEvent, "FORCE INDEX (ix_outbox_waiting)", "mysql")
-        .where(
-            *_WAITING,
-            or_(available_at.is_(None), available_at <= database_now()),
-            or_(lease_until.is_(None), lease_until < database_now()),
-            ~blocked,
-        )
+        .where(_UNPUBLISHED, _free(), ~earlier)
         .order_by(col(OutboxEvent.id))
         .limit(bindparam("most", type_=Integer))
         .with_for_update(skip_locked=True)
@@ -108,78 +159,115 @@ def _claimable() -> Select[Any]:
 CLAIMABLE = _claimable()
 
 
-async def lock_claimable(connection: AsyncConnection, limit: int) -> list[ClaimedEvent]:
+async def lock_claimable(
+    connection: AsyncConnection, limit: int, *, lease_seconds: float
+) -> list[ClaimedEvent]:
     """Lock the oldest events that may be published now, passing over what others have locked.
 
+    `lease_seconds` is how long an event that was leased at birth stays its holder's.
+
     Of one aggregate only the earliest unpublished event qualifies, parked ones included: that is
-    how events of one aggregate keep their order.
+    how events of one aggregate keep their order. `lock_followers` has those behind it.
     """
-    rows = await connection.execute(CLAIMABLE, {"most": limit})
+    rows = await connection.execute(
+        CLAIMABLE, {"most": limit, "minus_lease": microseconds(-lease_seconds)}
+    )
     return [ClaimedEvent(*row) for row in rows]
 
 
+# In the order of the index: what is read is what is returned, and no more is locked.
+FOLLOWERS = (
+    select(*_CLAIMED, _free().label("free"))
+    .with_hint(OutboxEvent, _BY_AGGREGATE, "mysql")
+    .where(
+        col(OutboxEvent.aggregate_id).in_(bindparam("aggregate_ids", expanding=True)),
+        _UNPUBLISHED,
+    )
+    .order_by(
+        col(OutboxEvent.aggregate_id),
+        col(OutboxEvent.aggregate_type),
+        col(OutboxEvent.published_at),
+        col(OutboxEvent.id),
+    )
+    .limit(bindparam("most", type_=Integer))
+    .with_for_update(nowait=True)
+)
+
+
+async def lock_followers(
+    connection: AsyncConnection,
+    claimed: Collection[ClaimedEvent],
+    limit: int,
+    *,
+    lease_seconds: float,
+) -> list[ClaimedEvent]:
+    """Lock what stands behind claimed events in their aggregates, up to `limit` in all.
+
+    Of each aggregate an unbroken run: it ends before an event that is parked, kept back or leased.
+    Nobody else can claim these, since the earliest of each aggregate is locked by the caller; but
+    where somebody is writing one of them, none is locked, and none is waited for.
+    """
+    parameters = {
+        "aggregate_ids": {each.aggregate_id for each in claimed},
+        "most": limit + len(claimed),
+        "minus_lease": microseconds(-lease_seconds),
+    }
+    try:
+        rows = await connection.execute(FOLLOWERS, parameters)
+    except DBAPIError as error:
+        if error_number(error) in {LOCK_NOWAIT, LOCK_WAIT_TIMEOUT}:
+            return []
+        raise
+    heads = {each.event_id for each in claimed}
+    open_aggregates = {each.aggregate for each in claimed}
+    found: list[ClaimedEvent] = []
+    for *values, free in rows:
+        event = ClaimedEvent(*values)
+        if not free:
+            open_aggregates.discard(event.aggregate)
+        elif event.aggregate in open_aggregates and event.event_id not in heads:
+            found.append(event)
+    return found
+
+
 async def lease(
-    connection: AsyncConnection, ids: Collection[int], *, token: str, seconds: float
+    connection: AsyncConnection, event_ids: Collection[str], *, token: str, seconds: float
 ) -> None:
     """Give these events to the holder of `token` for `seconds`; touches no indexed column."""
     await connection.execute(
-        update(OutboxEvent)
-        .where(col(OutboxEvent.id).in_(ids))
-        .values(lease_token=token, lease_until=database_now(seconds))
+        LEASE, {"these": event_ids, "holder": token, "lease": microseconds(seconds)}
     )
 
 
-async def complete(connection: AsyncConnection, ids: Collection[int], *, token: str) -> int:
+async def complete(connection: AsyncConnection, event_ids: Collection[str], *, token: str) -> int:
     """Mark as published what `token` still holds; returns how many those were.
 
     The token is the fence: a relay that overslept its lease changes nothing here.
     """
-    result = await connection.execute(
-        update(OutboxEvent)
-        .where(col(OutboxEvent.id).in_(ids), col(OutboxEvent.lease_token) == token)
-        .values(published_at=database_now(), lease_token=None, lease_until=None)
-    )
+    result = await connection.execute(COMPLETE, {"these": event_ids, "holder": token})
     return int(result.rowcount)
 
 
-async def release(connection: AsyncConnection, ids: Collection[int], *, token: str) -> None:
+async def release(connection: AsyncConnection, event_ids: Collection[str], *, token: str) -> None:
     """Give back, untouched and at once, those of these events that `token` holds."""
-    await connection.execute(
-        update(OutboxEvent)
-        .where(col(OutboxEvent.id).in_(ids), col(OutboxEvent.lease_token) == token)
-        .values(lease_token=None, lease_until=None)
-    )
+    await connection.execute(RELEASE, {"these": event_ids, "holder": token})
 
 
 async def retry_later(
-    connection: AsyncConnection, event_id: int, *, token: str, delay: timedelta, error: str
+    connection: AsyncConnection, event_id: str, *, token: str, delay: timedelta, error: str
 ) -> None:
     """Count a failed attempt and keep the event back for `delay`."""
     await connection.execute(
-        update(OutboxEvent)
-        .where(col(OutboxEvent.id) == event_id, col(OutboxEvent.lease_token) == token)
-        .values(
-            attempts=col(OutboxEvent.attempts) + 1,
-            available_at=database_now(delay.total_seconds()),
-            last_error=error,
-            lease_token=None,
-            lease_until=None,
-        )
+        _FAIL.values(available_at=database_now(delay.total_seconds())),
+        {"these": [event_id], "holder": token, "error": error},
     )
 
 
-async def park(connection: AsyncConnection, event_id: int, *, token: str, error: str) -> None:
+async def park(connection: AsyncConnection, event_id: str, *, token: str, error: str) -> None:
     """Count the last attempt and set the event aside, with its reason, for an operator."""
     await connection.execute(
-        update(OutboxEvent)
-        .where(col(OutboxEvent.id) == event_id, col(OutboxEvent.lease_token) == token)
-        .values(
-            attempts=col(OutboxEvent.attempts) + 1,
-            parked_at=database_now(),
-            last_error=error,
-            lease_token=None,
-            lease_until=None,
-        )
+        _FAIL.values(parked_at=database_now()),
+        {"these": [event_id], "holder": token, "error": error},
     )
 
 

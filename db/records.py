@@ -11,3 +11,10 @@ class TakenOrder(NamedTuple):
     order_id: str
     idempotency_key: str
     fingerprint: bytes
+
+
+class Taken(NamedTuple):
+    """Stored orders, and ids of orders that have an event which is not published."""
+
+    orders: list[TakenOrder]
+    waiting: set[str]

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import (
     BINARY,
+    BindParameter,
     DateTime,
     Dialect,
     Integer,
@@ -89,13 +90,22 @@ class Money(TypeDecorator[Decimal]):
 
 
 class database_now(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function it is
-    """The database server's clock in UTC, plus `seconds`; leases and delays go by it alone."""
+    """The database server's clock in UTC, plus `seconds`; leases and delays go by it alone.
+
+    Instead of seconds, a parameter may stand there, to be bound to a number of microseconds.
+    """
 
     type = UtcDateTime()
     inherit_cache = True
 
-    def __init__(self, seconds: float = 0) -> None:
-        super().__init__(literal(round(seconds * 1_000_000)))
+    def __init__(self, seconds: float | BindParameter[Any] = 0) -> None:
+        bound = seconds if isinstance(seconds, BindParameter) else literal(microseconds(seconds))
+        super().__init__(bound)
+
+
+def microseconds(seconds: float) -> int:
+    """What a parameter of `database_now` is bound to."""
+    return round(seconds * 1_000_000)
 
 
 @compiles(database_now, "mysql")

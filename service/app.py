@@ -27,6 +27,7 @@ from service.documents import document_routes
 from service.documents.contract import Contract
 from service.errors import ConfigurationError, SchemaBehindError
 from service.events import Events
+from service.handover import Handover
 from service.health import Health
 from service.intake import Intake
 from service.publishing import ConfirmingPublisher, InProcessPublisher, Publisher
@@ -87,10 +88,14 @@ class Service:
         self.database = open_database(settings)
         self.broker = _make_broker(settings, self.topology)
         self.publisher = self._publisher()
+        self.handover = Handover(
+            capacity=settings.relay_batch_size, lease_seconds=settings.relay_lease_seconds
+        )
         self.relay = Relay(
             self.database,
             self.publisher,
             self.metrics,
+            self.handover,
             batch_size=settings.relay_batch_size,
             lease_seconds=settings.relay_lease_seconds,
             poll_seconds=settings.relay_poll_seconds,
@@ -104,7 +109,7 @@ class Service:
             Events(self.topology),
             self.metrics,
             batch_size=settings.intake_batch_size,
-            committed=self.relay.wake,
+            handover=self.handover,
             large=self._publisher(),
         )
         self.broker.include_router(

@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from service.contracts import MAX_BODY_BYTES, MAX_DEPTH, FailureReason, OrderCreated
 from service.errors import Refusal
+
+MAX_REMEMBERED = 16
 
 
 def decode(body: bytes, content_encoding: str | None = None) -> Any:
@@ -69,7 +72,13 @@ def canonical_decimal(value: Decimal) -> str:
 
     99.9, 99.90 and 999E-1 are all `999e-1`; 0, 0.00 and -0 are all `0`.
     """
-    mantissa, _, exponent = str(value).partition("E")
+    text = str(value)
+    # Prices come again and again. Not the long ones: nobody shall fill our memory with digits.
+    return _remembered(text) if len(text) <= MAX_REMEMBERED else _canonical(text)
+
+
+def _canonical(text: str) -> str:
+    mantissa, _, exponent = text.partition("E")
     sign = "-" if mantissa.startswith("-") else ""
     whole, _, fraction = mantissa.removeprefix("-").partition(".")
     digits = (whole + fraction).lstrip("0")
@@ -78,6 +87,9 @@ def canonical_decimal(value: Decimal) -> str:
         return "0"
     shift = int(exponent or 0) - len(fraction) + len(digits) - len(stripped)
     return f"{sign}{stripped}e{shift}"
+
+
+_remembered = lru_cache(maxsize=4096)(_canonical)
 
 
 def _refuse(details: str) -> NoReturn:

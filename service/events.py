@@ -31,6 +31,11 @@ def new_id() -> str:
     return str(uuid_utils.uuid7())
 
 
+def to_publish(row: Row) -> ClaimedEvent:
+    """The event of a new outbox row, as a claim would read it back."""
+    return ClaimedEvent(*(row[name] for name in ClaimedEvent._fields if name in row))
+
+
 def order_row(candidate: Candidate, now: datetime) -> Row:
     order = candidate.order
     return {
@@ -87,8 +92,11 @@ class Events:
             now=now,
         )
 
-    def dead_letter(self, refused: Refused, dead_letter_id: str) -> Row:
-        """The copy for the dead-letter queue: the original body and headers, and why."""
+    def dead_letter(self, refused: Refused, dead_letter_id: str, received_at: datetime) -> Row:
+        """The copy for the dead-letter queue: the original body and headers, and why.
+
+        `received_at` is that of the first delivery: a copy is the same however often it is made.
+        """
         delivery = refused.delivery
         return {
             "event_id": dead_letter_id,
@@ -100,24 +108,15 @@ class Events:
             "payload": delivery.body,
             "content_type": delivery.raw.content_type,
             "correlation_id": delivery.correlation_id,
+            "lease_token": None,
             "headers": {
                 **delivery.headers_to_publish(),
                 "x-failure-reason": str(refused.refusal.reason),
                 "x-failure-details": refused.refusal.details[:MAX_DETAILS],
                 "x-original-queue": delivery.queue,
-                "x-received-at": delivery.received_at.isoformat(),
+                "x-received-at": received_at.isoformat(),
             },
         }
-
-    def large_dead_letter(self, refused: Refused, dead_letter_id: str) -> ClaimedEvent:
-        """The same copy of a body that no row takes, to be published without the outbox."""
-        row = self.dead_letter(refused, dead_letter_id)
-        return ClaimedEvent(
-            id=0,
-            attempts=0,
-            created_at=refused.delivery.received_at,
-            **{name: row[name] for name in ClaimedEvent._fields if name in row},
-        )
 
     def _event(
         self,
@@ -139,6 +138,7 @@ class Events:
             "payload": event.model_dump_json(by_alias=True).encode(),
             "content_type": "application/json",
             "correlation_id": delivery.correlation_id or event_id,
+            "lease_token": None,
             "headers": {
                 # CloudEvents 1.0, AMQP protocol binding, binary content mode.
                 "cloudEvents:specversion": "1.0",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import socket
 import sqlite3
 import ssl
@@ -35,7 +36,6 @@ _DATABASE = {
     1114: "a table is full: the disk may be",
     1021: "its disk is full",
     1130: "it does not let this host in",
-    1142: "the user has no right to do this",
     1146: "a table is missing: run `orders migrate`",
     1290: "it is read-only",
     1836: "it is read-only",
@@ -49,6 +49,10 @@ _DATABASE = {
 }
 
 
+# OpenSSL's numbers of what is wrong with a certificate.
+_NOT_YET, _EXPIRED, _OTHER_HOST, _OTHER_ADDRESS = 9, 10, 62, 64
+_DENIED = re.compile(r"([A-Z, ]+) command denied .* for table (?:`[^`]*`\.)?[`'](\w+)[`']")
+
 LINK_LOST = "the link was lost"
 _UNREACHABLE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN}
 
@@ -58,13 +62,15 @@ def explain_database(error: BaseException) -> str:
     for cause in _causes(error):
         if isinstance(cause, sqlite3.OperationalError):
             return f"SQLite says: {cause}"
-        if (words := _network(cause)) is not None:
+        if (words := _network(cause, "DB")) is not None:
             return words
         if isinstance(cause, OSError):
             continue  # its number is the operating system's
         if isinstance(cause, Exception) and (number := error_number(cause)) is not None:
             if number == 2003:  # noqa: PLR2004 - "can't connect": its own cause says why
                 continue
+            if number == 1142:  # noqa: PLR2004 - "command denied"
+                return f"the user has no right to {_denied(cause)}"
             return _DATABASE.get(number, f"it answered with error {number}")
     text = str(error)
     if "Can't connect" in text:
@@ -90,7 +96,7 @@ def explain_broker(error: BaseException) -> str:
         if isinstance(cause, (ChannelAccessRefused, ChannelNotFoundEntity)):
             return f"it refused: {cause}"
         # aiormq says with a RuntimeError that a channel or connection is gone.
-        words = LINK_LOST if isinstance(cause, RuntimeError) else _network(cause)
+        words = LINK_LOST if isinstance(cause, RuntimeError) else _network(cause, "MQ")
         if words == LINK_LOST:
             lost = True  # what aiormq makes of every trouble with a link: the cause may say more
         elif words is not None:
@@ -122,12 +128,27 @@ def _close_frame(error: BaseException) -> Frames.Close | None:
     return None
 
 
-def _network(cause: BaseException) -> str | None:
+def _denied(error: BaseException) -> str:
+    """`INSERT on outbox`, from the server's words, which hold no value of a row."""
+    arguments = getattr(error, "orig", error).args
+    found = _DENIED.match(str(arguments[-1])) if arguments else None
+    return f"{found[1]} on {found[2]}" if found else "do this"
+
+
+def _untrusted(error: ssl.SSLCertVerificationError, prefix: str) -> str:
+    remedy = f"name its authority in {prefix}_TLS_CA"
+    if error.verify_code in {_OTHER_HOST, _OTHER_ADDRESS}:
+        remedy = f"{prefix}_HOST has to be a name in it"
+    elif error.verify_code in {_NOT_YET, _EXPIRED}:
+        remedy = "renew it, and look at both clocks"
+    return f"TLS failed, its certificate cannot be trusted: {error.verify_message} ({remedy})"
+
+
+def _network(cause: BaseException, prefix: str) -> str | None:
     if isinstance(cause, TimeoutError):
         return "it did not answer in time"
     if isinstance(cause, ssl.SSLCertVerificationError):
-        why = getattr(cause, "verify_message", cause)
-        return f"TLS failed, its certificate cannot be trusted: {why}"
+        return _untrusted(cause, prefix)
     if isinstance(cause, ssl.SSLError):
         return f"TLS failed: {getattr(cause, 'reason', None) or cause}"
     if isinstance(cause, socket.gaierror):

@@ -17,17 +17,20 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Sequence
+from datetime import datetime
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from db import dead_letters, orders, outbox
 from db.engine import Database
-from db.failures import Failure, classify
+from db.failures import RIGHT_ERRORS, Failure, classify, error_number
+from db.outbox import ClaimedEvent
 from service.errors import BrokerAwayError, DatabaseAwayError, StorageRefusedError
-from service.events import Events
+from service.events import Events, to_publish
 from service.explain import explain_database
+from service.handover import Handover
 from service.orders import Accepted, Candidate, Duplicate, Refused
 from service.plan import DeadLettered, Entry, Outcome, Repeated, plan_batch
 from service.publishing import Confirmed, Publisher
@@ -39,6 +42,12 @@ from service.telemetry import Action, Metrics, log
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 # After so many failures of one batch, the database is asked whether the fault may be the batch's.
 SUSPICIOUS_ATTEMPTS = 3
+COUNTED_AS: dict[type[Outcome], str] = {
+    Accepted: "accepted",
+    Duplicate: "duplicate",
+    DeadLettered: "dead_lettered",
+    Repeated: "repeated",
+}
 
 
 class Intake:
@@ -51,14 +60,14 @@ class Intake:
         metrics: Metrics,
         *,
         batch_size: int,
-        committed: Callable[[], None],
+        handover: Handover,
         large: Publisher,
     ) -> None:
         self._database = database
         self._events = events
         self._metrics = metrics
         self._batch_size = batch_size
-        self._committed = committed
+        self._handover = handover
         self._large = large
         self._one_at_a_time = asyncio.Lock()
         self._waiting: deque[Entry] = deque()
@@ -78,8 +87,13 @@ class Intake:
         self._waiting.append(entry)
         self._arrived.set()
         outcome = await entry.waiter
-        if isinstance(outcome, DeadLettered | Repeated) and not subject.delivery.storable:
-            await self._publish_large(subject, outcome.dead_letter_id)
+        if not subject.delivery.storable and isinstance(subject, Refused):
+            if isinstance(outcome, DeadLettered):
+                await self._publish_large(
+                    subject, outcome.dead_letter_id, subject.delivery.received_at
+                )
+            elif isinstance(outcome, Repeated):
+                await self._publish_large(subject, outcome.dead_letter_id, outcome.received_at)
         return outcome
 
     def abandon(self) -> None:
@@ -151,6 +165,9 @@ class Intake:
     ) -> list[tuple[Entry, Outcome]]:
         """THE transaction: decide the batch by what is stored, and store what follows from it."""
         started = time.perf_counter()
+        # Of a commit whose outcome is unknown nothing is known to hand over.
+        lease = self._handover.lease() if first_attempt else None
+        leased: list[ClaimedEvent] = []
         async with self._database.transaction() as connection:
             plan = await plan_batch(connection, batch, self._events, first_attempt=first_attempt)
             if plan.orders:
@@ -158,40 +175,39 @@ class Intake:
             if plan.dead_letters:
                 await dead_letters.insert_dead_letters(connection, plan.dead_letters)
             if plan.events:
+                leased = plan.lease_events(lease.token) if lease else []
                 await outbox.add_events(connection, plan.events)
         self._metrics.commit_seconds.observe(time.perf_counter() - started)
         self._metrics.batch_size.observe(len(batch))
-        if plan.events:
-            self._committed()
+        if lease and leased:
+            self._handover.give(leased, lease)
+        if len(leased) < len(plan.events):
+            self._handover.tell()
         return plan.outcomes
 
     def _settle(self, outcomes: Sequence[tuple[Entry, Outcome]]) -> None:
         if self.away_since is not None:
             log(Action.INTAKE_RESUMED, away_seconds=time.monotonic() - self.away_since)
             self.away_since = None
+        counts = Counter(COUNTED_AS[type(outcome)] for _, outcome in outcomes)
+        for counted_as, count in counts.items():
+            self._metrics.messages.labels(counted_as).inc(count)
         for entry, outcome in outcomes:
-            self._count(outcome)
+            if isinstance(outcome, DeadLettered):
+                self._tell(outcome)
             if not entry.waiter.done():
                 entry.waiter.set_result(outcome)
 
-    def _count(self, outcome: Outcome) -> None:
-        match outcome:
-            case Accepted():
-                self._metrics.messages.labels("accepted").inc()
-            case Duplicate():
-                self._metrics.messages.labels("duplicate").inc()
-            case Repeated():
-                self._metrics.messages.labels("repeated").inc()
-            case DeadLettered(refused, dead_letter_id):
-                self._metrics.messages.labels("dead_lettered").inc()
-                self._metrics.dead_letters.labels(refused.refusal.reason).inc()
-                log(
-                    Action.DEAD_LETTERED,
-                    logging.WARNING,
-                    reason=refused.refusal.reason,
-                    details=refused.refusal.details,
-                    dead_letter_id=dead_letter_id,
-                )
+    def _tell(self, outcome: DeadLettered) -> None:
+        refusal = outcome.refused.refusal
+        self._metrics.dead_letters.labels(refusal.reason).inc()
+        log(
+            Action.DEAD_LETTERED,
+            logging.WARNING,
+            reason=refusal.reason,
+            details=refusal.details,
+            dead_letter_id=outcome.dead_letter_id,
+        )
 
     async def _wait_for_database(self, attempt: int, error: Exception) -> bool:
         """Wait for the next attempt; False where everything was abandoned meanwhile."""
@@ -213,9 +229,12 @@ class Intake:
     async def _is_to_blame(self, attempt: int, error: Exception) -> bool:
         """Whether a batch fails again and again on a database that takes other writes.
 
-        Not where it waited for somebody else's lock: that is nobody's fault here, and will end.
+        Not where it waited for somebody else's lock, nor where the user lacks a right: that is
+        nobody's fault here, and will end.
         """
         if isinstance(error, TimeoutError) or classify(error) is Failure.RACE:
+            return False
+        if error_number(error) in RIGHT_ERRORS:
             return False
         return attempt >= SUSPICIOUS_ATTEMPTS and await takes_writes(self._database)
 
@@ -240,13 +259,14 @@ class Intake:
                 away.__cause__ = error
                 entry.waiter.set_exception(away)
 
-    async def _publish_large(self, subject: Candidate | Refused, dead_letter_id: str) -> None:
+    async def _publish_large(
+        self, refused: Refused, dead_letter_id: str, received_at: datetime
+    ) -> None:
         """Pass a body on that no row takes, once it is recorded and before it is acknowledged.
 
         Where we die in between it comes again, is recognised, and is passed on under the same id.
         """
-        assert isinstance(subject, Refused)  # noqa: S101 - a valid order is smaller by far
-        event = self._events.large_dead_letter(subject, dead_letter_id)
+        event = to_publish(self._events.dead_letter(refused, dead_letter_id, received_at))
         attempt = 0
         async with self._one_at_a_time:
             while not self._abandoned.is_set():

@@ -12,10 +12,11 @@ from aiormq.exceptions import AMQPError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import dead_letters, orders
-from db.records import TakenOrder
+from db.outbox import ClaimedEvent
+from db.records import Taken
 from service.cancellation import told_to_end
 from service.delivery import Delivery
-from service.events import Events, Row, dead_letter_row, new_id, order_row
+from service.events import Events, Row, dead_letter_row, new_id, order_row, to_publish
 from service.orders import Accepted, Candidate, Conflict, Duplicate, Refused, TakenOrders
 
 LINK_ANSWER_SECONDS = 5.0
@@ -34,6 +35,7 @@ class Repeated:
     """A redelivery of what is recorded as a dead letter already: nothing was done."""
 
     dead_letter_id: str
+    received_at: datetime
 
 
 Outcome = Accepted | Duplicate | DeadLettered | Repeated
@@ -66,15 +68,29 @@ class Plan:
     dead_letters: list[Row] = field(default_factory=list)
     events: list[Row] = field(default_factory=list)
     outcomes: list[tuple[Entry, Outcome]] = field(default_factory=list)
+    waiting: set[str] = field(default_factory=set)
+    """Ids of orders that have an earlier event which is not published."""
+
+    def lease_events(self, token: str) -> list[ClaimedEvent]:
+        """Give to the holder of `token` from birth what has nothing of its aggregate before it."""
+        leased: list[ClaimedEvent] = []
+        behind = {("order", order_id) for order_id in self.waiting}
+        for row in self.events:
+            aggregate = (row["aggregate_type"], row["aggregate_id"])
+            if aggregate not in behind:
+                behind.add(aggregate)
+                row["lease_token"] = token
+                leased.append(to_publish(row))
+        return leased
 
 
 async def plan_batch(
     connection: AsyncConnection, batch: Sequence[Entry], events: Events, *, first_attempt: bool
 ) -> Plan:
     """Decide each entry by what is stored and by the entries before it."""
-    plan, refused = Plan(), list[tuple[Entry, Refused]]()
+    stored, refused = await _find_taken(connection, batch), list[tuple[Entry, Refused]]()
+    plan, taken = Plan(waiting=stored.waiting), TakenOrders(stored.orders)
     now = datetime.now(UTC)
-    taken = TakenOrders(await _find_taken(connection, batch))
     for entry in batch:
         if isinstance(entry.subject, Refused):
             refused.append((entry, entry.subject))
@@ -100,10 +116,10 @@ async def plan_batch(
     return plan
 
 
-async def _find_taken(connection: AsyncConnection, batch: Sequence[Entry]) -> list[TakenOrder]:
+async def _find_taken(connection: AsyncConnection, batch: Sequence[Entry]) -> Taken:
     wanted = [each.subject.order for each in batch if isinstance(each.subject, Candidate)]
     if not wanted:
-        return []
+        return Taken([], set())
     return await orders.find_taken(
         connection,
         idempotency_keys={order.idempotency_key for order in wanted},
@@ -148,7 +164,7 @@ async def _plan_dead_letters(
     ours = set[str]()
     if not first_attempt:
         ids = [entry.dead_letter_id for entry, _ in refused]
-        ours = await dead_letters.find_recorded(connection, ids)
+        ours = await dead_letters.find_stored(connection, ids)
     # A process that was stopped for a while finds deliveries in its buffers that look like first
     # ones, and were somebody else's since. Asked only where an equal message was recorded.
     known_firsts = [
@@ -166,12 +182,12 @@ async def _plan_dead_letters(
         is_first = entry.first and undisturbed
         if not is_first and repeated[digest] < before.get(digest, 0):
             repeated[digest] += 1
-            recorded = await dead_letters.find_id(connection, digest, repeated[digest])
-            plan.outcomes.append((entry, Repeated(recorded)))
+            recorded = await dead_letters.find_recorded(connection, digest, repeated[digest])
+            plan.outcomes.append((entry, Repeated(*recorded)))
             continue
         last[digest] = last.get(digest, 0) + 1
         plan.dead_letters.append(dead_letter_row(subject, letter_id, digest, last[digest]))
         plan.events.append(events.failed(subject, letter_id, now))
         if subject.delivery.storable:
-            plan.events.append(events.dead_letter(subject, letter_id))
+            plan.events.append(events.dead_letter(subject, letter_id, subject.delivery.received_at))
         plan.outcomes.append((entry, DeadLettered(subject, letter_id)))

@@ -13,10 +13,10 @@ import ssl
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Protocol
 
 import aio_pika
+import uuid_utils
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
 from aio_pika.exceptions import AMQPError, DeliveryError, PublishError
 from aiormq.exceptions import ChannelAccessRefused, ChannelClosed
@@ -97,6 +97,8 @@ class ConfirmingPublisher:
                     outcomes = await self._publish_together(events)
                 except ChannelClosed:
                     # One event's fault closed the channel for all: whose, each alone will tell.
+                    # For what was on its way there the broker closes the connection too.
+                    await self.close()
                     outcomes = [await self._publish_alone(event) for event in events]
                 if any(isinstance(outcome, Rejected) for outcome in outcomes):
                     await self._mend_topology()
@@ -200,7 +202,6 @@ class InProcessPublisher:
 
 def message_of(event: ClaimedEvent) -> aio_pika.Message:
     """The message of an event: the row's bytes, and the same properties each time."""
-    created: datetime = event.created_at
     return aio_pika.Message(
         event.payload,
         headers=from_json(event.headers),
@@ -208,7 +209,8 @@ def message_of(event: ClaimedEvent) -> aio_pika.Message:
         correlation_id=event.correlation_id,
         delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
         message_id=event.event_id,
-        timestamp=created,
+        # An id carries the moment when it was made: the same whenever this is published.
+        timestamp=uuid_utils.UUID(event.event_id).timestamp / 1000,
         type=event.event_type,
         app_id="order-service",
     )

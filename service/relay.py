@@ -4,8 +4,8 @@ Invariants:
 - an event counts as published only after the broker's confirm for it;
 - only the holder of the lease completes, retries or parks; a relay that overslept changes nothing;
 - what fails for the broker's sake costs an event no attempt;
-- of one aggregate, the earliest unpublished event alone can be claimed, so its order is kept, and
-  an event that is parked holds the later ones of its aggregate back.
+- events of one aggregate are claimed from the earliest on, and published one after the other: an
+  event that fails or is parked holds the later ones of its aggregate back.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +27,7 @@ from db.failures import Failure, classify
 from service.errors import BrokerAwayError
 from service.events import new_id
 from service.explain import explain_database
+from service.handover import Handover
 from service.publishing import Confirmed, Publisher, PublishOutcome, Rejected
 from service.retry import delay_after
 from service.telemetry import Action, Metrics, log
@@ -49,6 +51,7 @@ class Relay:
         database: Database,
         publisher: Publisher,
         metrics: Metrics,
+        handover: Handover,
         *,
         batch_size: int,
         lease_seconds: float,
@@ -61,6 +64,7 @@ class Relay:
         self._database = database
         self._publisher = publisher
         self._metrics = metrics
+        self._handover = handover
         self._batch_size = batch_size
         self._lease_seconds = lease_seconds
         self._poll_seconds = poll_seconds
@@ -69,22 +73,19 @@ class Relay:
         self._purge_interval = purge_interval_seconds
         self._purge_batch_size = purge_batch_size
         self._next_purge = time.monotonic() + purge_interval_seconds
-        self._woken = asyncio.Event()
+        self._next_claim = 0.0
+        self._owes_claim = True
         self._stopping = False
-        self._debt: Callable[[], Awaitable[object]] | None = None
+        self._debts: list[Callable[[], Awaitable[object]]] = []
         self.last_success: float | None = None
         """When it last asked the outbox and did what it found, on the monotonic clock."""
         self.busy = False
         """Whether it has something at hand that is worth waiting for."""
 
-    def wake(self) -> None:
-        """There is something new in the outbox: do not wait for the next poll."""
-        self._woken.set()
-
     def stop(self) -> None:
-        """Finish the batch at hand and end `run()`."""
+        """Finish what is at hand and end `run()`."""
         self._stopping = True
-        self._woken.set()
+        self._handover.close()
 
     async def close(self) -> None:
         """Close the link to the broker; the next run opens it again."""
@@ -94,47 +95,56 @@ class Relay:
         """Drain until stopped, gently when idle, with backoff while a server is away."""
         failures = 0
         try:
-            while not self._stopping:
-                self._woken.clear()
+            while len(self._handover) or not self._stopping:
                 self.busy = True
                 try:
                     counts = await self.run_once()
                     purged = await self._purge_when_due()
                 except (BrokerAwayError, SQLAlchemyError, TimeoutError, OSError) as error:
                     failures += 1
+                    await self._give_back_handover()
                     await self._wait_after(failures, error)
                     continue
                 if failures:
                     log(Action.RELAY_RESUMED, failures=failures)
                     failures = 0
                 self.last_success = time.monotonic()
-                if not (counts.claimed or purged):
+                if not (counts.claimed or purged or self._stopping):
                     self.busy = False
-                    await self._wait(self._poll_seconds)
+                    await self._handover.wait(self._poll_seconds)
         finally:
+            self._handover.close()
             await self.close()
 
     async def run_once(self) -> Counts:
-        """Claim one batch, publish it, and write down what became of it.
+        """Take one batch, publish it, and write down what became of it.
+
+        It is what was handed over; or else, and in between when it is due, it is claimed.
 
         Raises:
             BrokerAwayError: nothing could be published; the batch was given back.
             sqlalchemy.exc.SQLAlchemyError, TimeoutError: the database is away; what it should have
                 written down of this batch, the next run writes first.
         """
-        started = time.perf_counter()
-        await self._pay_debt()
+        await self._pay_debts()
+        if not self._owes_claim and (handed := self._handover.take(self._batch_size)):
+            self._owes_claim = self._handover.unleased or time.monotonic() >= self._next_claim
+            return await self._deliver(handed, self._handover.token)
         token = new_id()
-        events = await self._claim(token)
-        if not events:
-            return Counts()
+        claimed = await self._claim(token)
+        return await self._deliver(claimed, token) if claimed else Counts()
+
+    async def _deliver(self, events: Sequence[outbox.ClaimedEvent], token: str) -> Counts:
+        started = time.perf_counter()
         try:
-            outcomes = await self._publisher.publish(events)
+            outcomes = await self._publish_in_order(events)
         except BrokerAwayError:
             await self._give_back(events, token)
             raise
-        with self._in_debt_for(lambda: self._complete(outcomes, token)):
-            counts = await self._complete(outcomes, token)
+        tried = {each.event.event_id for each in outcomes}
+        held_back = [event for event in events if event.event_id not in tried]
+        with self._in_debt_for(lambda: self._complete(outcomes, held_back, token)):
+            counts = await self._complete(outcomes, held_back, token)
         self._metrics.relay_seconds.observe(time.perf_counter() - started)
         return counts
 
@@ -147,18 +157,30 @@ class Relay:
             return await outbox.delete_published(connection, ids) if ids else 0
 
     async def _claim(self, token: str) -> list[outbox.ClaimedEvent]:
+        if not len(self._handover):
+            # Else what we look for may wait for one of those, and this is asked again.
+            self._handover.unleased = False
         events: list[outbox.ClaimedEvent] = []
         with self._in_debt_for(lambda: self._release(events, token)):
             async with self._database.transaction() as connection:
-                events += await outbox.lock_claimable(connection, self._batch_size)
+                events += await outbox.lock_claimable(
+                    connection, self._batch_size, lease_seconds=self._lease_seconds
+                )
+                if followed := [event for event in events if event.followed]:
+                    events += await outbox.lock_followers(
+                        connection, followed, self._batch_size, lease_seconds=self._lease_seconds
+                    )
                 if events:
-                    ids = [event.id for event in events]
+                    ids = [event.event_id for event in events]
                     await outbox.lease(connection, ids, token=token, seconds=self._lease_seconds)
+        self._owes_claim = False
+        self._next_claim = time.monotonic() + self._poll_seconds
+        self._handover.open = len(events) < self._batch_size and not self._stopping
         return events
 
     @contextlib.contextmanager
     def _in_debt_for(self, work: Callable[[], Awaitable[object]]) -> Iterator[None]:
-        """Where the database goes away in this block, `work` is what the next run does first.
+        """Where the database fails us in this block, `work` is what the next run does first.
 
         Else these events would wait for their lease to end, and the confirmed ones be published
         once more. The token keeps it harmless where it was done already, or is too late.
@@ -166,19 +188,43 @@ class Relay:
         try:
             yield
         except (SQLAlchemyError, TimeoutError, OSError) as error:
-            if classify(error) is Failure.AWAY:
-                self._debt = work
+            if classify(error) is not Failure.DATA:
+                self._debts.append(work)
             raise
 
-    async def _pay_debt(self) -> None:
-        debt, self._debt = self._debt, None
-        if debt is not None:
+    async def _pay_debts(self) -> None:
+        while self._debts:
+            debt = self._debts.pop(0)
             with self._in_debt_for(debt):
                 await debt()
 
-    async def _complete(self, outcomes: Sequence[PublishOutcome], token: str) -> Counts:
+    async def _publish_in_order(
+        self, events: Sequence[outbox.ClaimedEvent]
+    ) -> list[PublishOutcome]:
+        """Publish side by side, but of one aggregate one after the other.
+
+        None is tried behind one that failed, or later than the lease allows: it has no outcome.
+        """
+        latest = time.monotonic() + self._lease_seconds / 2
+        waiting: dict[tuple[str, str], deque[outbox.ClaimedEvent]] = {}
+        for event in events:
+            waiting.setdefault(event.aggregate, deque()).append(event)
+        outcomes: list[PublishOutcome] = []
+        while waiting and time.monotonic() < latest:
+            published = await self._publisher.publish([each.popleft() for each in waiting.values()])
+            outcomes += published
+            failed = {each.event.aggregate for each in published if isinstance(each, Rejected)}
+            waiting = {of: left for of, left in waiting.items() if left and of not in failed}
+        return outcomes
+
+    async def _complete(
+        self,
+        outcomes: Sequence[PublishOutcome],
+        held_back: Sequence[outbox.ClaimedEvent],
+        token: str,
+    ) -> Counts:
         """Write down what became of each event, as far as the lease is still ours."""
-        confirmed = [each.event.id for each in outcomes if isinstance(each, Confirmed)]
+        confirmed = [each.event.event_id for each in outcomes if isinstance(each, Confirmed)]
         rejected = [each for each in outcomes if isinstance(each, Rejected)]
         completed = parked = 0
         async with self._database.transaction() as connection:
@@ -187,16 +233,19 @@ class Relay:
             for each in rejected:
                 event, attempt = each.event, each.event.attempts + 1
                 if attempt >= self._max_attempts:
-                    await outbox.park(connection, event.id, token=token, error=each.reason)
+                    await outbox.park(connection, event.event_id, token=token, error=each.reason)
                     parked += 1
                 else:
                     await outbox.retry_later(
                         connection,
-                        event.id,
+                        event.event_id,
                         token=token,
                         delay=delay_after(attempt),
                         error=each.reason,
                     )
+            if held_back:
+                ids = [event.event_id for event in held_back]
+                await outbox.release(connection, ids, token=token)
         if completed < len(confirmed):
             log(Action.LEASE_LOST, logging.WARNING, events=len(confirmed) - completed)
         self._tell(rejected)
@@ -231,15 +280,26 @@ class Relay:
         ):
             await self._release(events, token)
 
+    async def _give_back_handover(self) -> None:
+        """While something is wrong, events wait in the outbox, where any relay may take them."""
+        self._handover.open = False
+        if events := self._handover.take(len(self._handover)):
+            await self._give_back(events, self._handover.token)
+
     async def _release(self, events: Sequence[outbox.ClaimedEvent], token: str) -> None:
         if events:
             async with self._database.transaction() as connection:
-                await outbox.release(connection, [event.id for event in events], token=token)
+                await outbox.release(connection, [each.event_id for each in events], token=token)
 
     async def _purge_when_due(self) -> int:
         if time.monotonic() < self._next_purge:
             return 0
-        purged = await self.purge()
+        purged = 0
+        try:
+            purged = await self.purge()
+        except (SQLAlchemyError, TimeoutError, OSError) as error:
+            # Publishing does not wait for it: what is left takes room, and nothing else.
+            log(Action.PURGE_FAILED, logging.WARNING, why=explain_database(error))
         if purged < self._purge_batch_size:
             self._next_purge = time.monotonic() + self._purge_interval
         if purged:
@@ -258,8 +318,3 @@ class Relay:
         self.busy = False
         if not self._stopping:
             await asyncio.sleep(delay)
-
-    async def _wait(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._woken.wait()

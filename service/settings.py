@@ -100,7 +100,9 @@ class Settings(BaseSettings):
     )
 
     relay_batch_size: int = Field(200, ge=1, le=1000, description="most events per claim")
-    relay_lease_seconds: int = Field(60, ge=5, le=3600)
+    relay_lease_seconds: int = Field(
+        30, ge=5, le=3600, description="what a dead relay had is taken over after this"
+    )
     relay_poll_seconds: float = Field(2, ge=0.1, le=60, description="longest wait when idle")
     relay_max_attempts: int = Field(10, ge=1, le=100, description="then the event is parked")
     publish_timeout_seconds: float = Field(15, ge=1, le=60)

@@ -48,6 +48,7 @@ class Action(StrEnum):
     EVENT_PARKED = "event-parked"
     LEASE_LOST = "lease-lost"
     PURGED = "purged"
+    PURGE_FAILED = "purge-failed"
     TASK_FAILED = "task-failed"
 
 

@@ -6,6 +6,7 @@ as it is: it belongs to somebody who had reasons; what is lost by it is said onc
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -121,7 +122,7 @@ class Topology:
             lambda channel: channel.declare_queue(
                 queue.name, durable=True, arguments=queue.arguments
             ),
-            lambda channel: channel.declare_queue(queue.name, passive=True),
+            lambda channel: _look_at(channel, queue.name),
         )
 
         async def bind(channel: AbstractChannel) -> None:
@@ -165,6 +166,15 @@ async def _either(
     async with connection.channel(publisher_confirms=False) as channel:
         await fallback(channel)
     return difference
+
+
+async def _look_at(channel: AbstractChannel, queue: str) -> None:
+    """Whether it is there is told by RabbitMQ 4 to those alone who have some right on it.
+
+    Without one we neither read it nor need to: an event that finds no queue comes back.
+    """
+    with contextlib.suppress(ChannelAccessRefused):
+        await channel.declare_queue(queue, passive=True)
 
 
 async def _nothing(_: AbstractChannel) -> None:

@@ -6,8 +6,10 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
+from db.outbox import ClaimedEvent
 from service.contracts import OrderCreated
 from service.delivery import Delivery
+from service.events import new_id
 
 
 def order_created_fields(**overrides: Any) -> dict[str, Any]:
@@ -41,3 +43,20 @@ def delivery(
     } | fields
     raw = SimpleNamespace(body=body, headers=headers or {}, redelivered=redelivered, **properties)
     return Delivery(raw, "order_created_queue")
+
+
+def claimed_event(**overrides: Any) -> ClaimedEvent:
+    """An event as a claim returns it, of an aggregate of its own."""
+    event = ClaimedEvent(
+        event_id=new_id(),
+        event_type="OrderProcessed",
+        aggregate_type="order",
+        aggregate_id=new_id(),
+        exchange="order_events",
+        routing_key="order.processed",
+        payload=b"{}",
+        content_type=None,
+        correlation_id=None,
+        headers={},
+    )
+    return event._replace(**overrides)

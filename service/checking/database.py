@@ -146,7 +146,7 @@ def rights(refused: Sequence[RefusedRight]) -> Finding:
         text = f"{first.verb} on {first.table} fails: {explain_database(first.error)}"
         return _finding("rights", Level.WRONG, text)
     tables = ", ".join(table.name for table in inspection.TABLES)
-    return _finding("rights", Level.OK, f"read, insert, update and delete on {tables}")
+    return _finding("rights", Level.OK, f"all that are needed on {tables}")
 
 
 def _no_connection(settings: Settings, error: Exception) -> list[Finding]:

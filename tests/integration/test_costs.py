@@ -8,18 +8,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 from db.engine import Database
+from db.models import Order
 from service.app import Service
 from service.codec import decode
 from service.contracts import FailureReason, OrderCreated
-from service.errors import Refusal
-from service.orders import Candidate, Refused
-from service.plan import Outcome
+from service.errors import Refusal, StorageRefusedError
+from service.orders import Accepted, Candidate, Refused
+from service.plan import DeadLettered, Outcome
 from service.publishing import Confirmed, PublishOutcome
 from service.settings import Settings
 from tests.factories import delivery, order_created_json
+from tests.harness import rows
 from tests.integration.test_relay import event as outbox_event
 from tests.integration.test_relay import put, relay_of
 
@@ -119,13 +121,36 @@ async def test_a_refused_message_costs_three_statements_and_one_commit(
     assert costs.counted == (3, 1)
 
 
-async def test_one_conflict_among_five_hundred_costs_its_neighbours_nothing(
+async def test_one_conflict_and_one_refused_among_five_hundred_cost_their_neighbours_nothing(
     service: Service, database: Database
 ) -> None:
+    service.intake._batch_size = 500
     await take_in(service, candidate(0))
+    refused = Refused(Refusal(FailureReason.INVALID_JSON, "body: not JSON"), delivery(b"{"))
+    fine = [candidate(number) for number in range(1, 499)]
     with counting(database) as costs:
-        await take_in(service, candidate(0, "6.00"), *(candidate(n) for n in range(1, 200)))
+        outcomes = await take_in(service, candidate(0, "6.00"), refused, *fine)
+    assert [type(outcome) for outcome in outcomes] == [DeadLettered] * 2 + [Accepted] * 498
     assert costs.counted == (5, 1)
+
+
+async def test_one_order_that_the_database_never_takes_costs_its_neighbours_only_time(
+    service: Service, database: Database
+) -> None:
+    service.intake._batch_size = 500
+    async with database.transaction() as connection:
+        await connection.execute(
+            text("ALTER TABLE orders ADD CONSTRAINT never CHECK (order_id <> 'o-250')")
+        )
+    subjects = [candidate(number) for number in range(500)]
+    waiting = [asyncio.create_task(service.intake.submit(subject)) for subject in subjects]
+    await asyncio.sleep(0)
+    await service.intake.run_once()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+
+    assert isinstance(outcomes.pop(250), StorageRefusedError)
+    assert outcomes == [Accepted()] * 499
+    assert len(await rows(database, Order)) == 499
 
 
 class Confirming:

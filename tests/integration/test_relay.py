@@ -17,6 +17,7 @@ from db.models import OutboxEvent
 from service.app import Service
 from service.errors import BrokerAwayError
 from service.events import Row, new_id
+from service.handover import Handover
 from service.publishing import Publisher, PublishOutcome
 from service.relay import Counts, Relay
 from service.settings import Settings
@@ -65,6 +66,7 @@ def relay_of(service: Service, publisher: Publisher) -> Relay:
         service.database,
         publisher,
         Metrics(),
+        Handover(capacity=100, lease_seconds=60),
         batch_size=100,
         lease_seconds=60,
         poll_seconds=0.1,
@@ -128,18 +130,56 @@ async def test_a_parked_event_holds_back_later_events_of_its_aggregate_and_no_ot
     assert await service.relay.run_once() == Counts()
 
 
-async def test_events_of_one_aggregate_keep_their_order(
+async def test_events_of_one_aggregate_keep_their_order_and_go_out_by_one_claim(
     service: Service, database: Database, wire: Wire
 ) -> None:
-    events = [event("order-1", payload=f"{n}".encode()) for n in range(5)]
-    await put(database, *events)
+    await put(database, *(event("order-1", payload=f"{n}".encode()) for n in range(20)))
 
-    while (await service.relay.run_once()).claimed:
-        pass
+    assert await service.relay.run_once() == Counts(claimed=20, published=20)
 
     await wire.listen(PROCESSED)
-    heard = await wire.hear(PROCESSED, 5)
-    assert [message.body for message in heard] == [b"0", b"1", b"2", b"3", b"4"]
+    heard = await wire.hear(PROCESSED, 20)
+    assert [message.body for message in heard] == [f"{n}".encode() for n in range(20)]
+
+
+async def test_what_stands_behind_a_failure_is_given_back_untried(
+    service: Service, database: Database
+) -> None:
+    routes = ["order.processed", "nobody.listens", "order.processed", "order.processed"]
+    await put(database, *(event("order-1", routing_key=route) for route in routes))
+
+    counts = await service.relay.run_once()
+
+    assert counts == Counts(claimed=2, published=1, retried=1)
+    stored = await rows(database, OutboxEvent)
+    assert [row.published_at is not None for row in stored] == [True, False, False, False]
+    assert [row.attempts for row in stored] == [0, 1, 0, 0]
+    assert {row.lease_token for row in stored} == {None}
+
+
+async def test_a_run_of_followers_ends_before_one_that_is_kept_back(
+    service: Service, database: Database
+) -> None:
+    await put(database, *(event("order-1") for _ in range(4)))
+    async with database.transaction() as connection:
+        await connection.execute(
+            text("UPDATE outbox SET available_at = UTC_TIMESTAMP(6) + INTERVAL 1 HOUR WHERE id = 3")
+        )
+
+    assert await service.relay.run_once() == Counts(claimed=2, published=2)
+    assert await service.relay.run_once() == Counts()
+
+
+async def test_followers_that_somebody_is_writing_are_left_and_not_waited_for(
+    service: Service, database: Database
+) -> None:
+    await put(database, *(event("order-1") for _ in range(3)))
+    async with database.transaction() as other:
+        await other.execute(text("UPDATE outbox SET attempts = 5 WHERE id = 3"))
+        async with asyncio.timeout(5):
+            assert await service.relay.run_once() == Counts(claimed=1, published=1)
+
+    assert await service.relay.run_once() == Counts(claimed=2, published=2)
 
 
 async def test_a_missing_exchange_is_the_fault_of_its_own_event_alone(
@@ -201,7 +241,7 @@ async def test_a_relay_that_overslept_its_lease_changes_nothing(
 
         async def publish(self, events: Sequence[outbox.ClaimedEvent]) -> list[PublishOutcome]:
             async with database.transaction() as connection:
-                ids = [each.id for each in events]
+                ids = [each.event_id for each in events]
                 await outbox.lease(connection, ids, token="somebody-else", seconds=60)
             return await service.publisher.publish(events)
 

@@ -206,7 +206,7 @@ def test_the_headers_sent_are_the_headers_described() -> None:
     for name, headers in {
         "OrderProcessed": events.processed(candidate(), now)["headers"],
         "OrderFailed": events.failed(refused(), "019a", now)["headers"],
-        "DeadLetter": events.dead_letter(refused(), "019a")["headers"],
+        "DeadLetter": events.dead_letter(refused(), "019a", now)["headers"],
     }.items():
         described = resolved(DOCUMENT["components"]["messages"][name]["headers"])
         validator(described).validate(headers)

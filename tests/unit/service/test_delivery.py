@@ -121,12 +121,12 @@ def test_a_sender_cannot_write_our_description_of_a_type(table: dict[str, Any]) 
 def test_what_amqp_or_json_cannot_hold_is_named_and_breaks_nothing() -> None:
     assert to_json(2**70) == {"$int": str(2**70)}
     assert to_json(object()) == {"$text": "object"}
-    each = delivery(b"", headers={"a": 2**70, "b": 1e300, "c": Decimal("1e-300"), "d": "kept"})
+    each = delivery(b"", headers={"a": 2**70, "c": Decimal("1e-300"), "d": "kept"})
     assert published(each) == {
         "d": "kept",
         "x-original-headers": "some kept in the database only: not encodable",
     }
-    assert set(each.headers()) == {"a", "b", "c", "d"}
+    assert set(each.headers()) == {"a", "c", "d"}
 
 
 @pytest.mark.parametrize("wrap", [lambda inner: [inner], lambda inner: {"$a": inner}])

@@ -113,7 +113,7 @@ def test_an_invalid_message_waits_for_nobody(order_id: str | None) -> None:
 
 def test_a_dead_letter_is_the_original_with_its_reason() -> None:
     each = delivery(b"\x00\xff{", headers={"h": 1, "CC": ["x"]}, content_type="text/plain")
-    row = EVENTS.dead_letter(refused(each), "letter")
+    row = EVENTS.dead_letter(refused(each), "letter", NOW)
     assert row["payload"] == b"\x00\xff{"
     assert row["content_type"] == "text/plain"
     assert (row["event_id"], row["routing_key"]) == ("letter", "order.dead_letter")
@@ -123,13 +123,13 @@ def test_a_dead_letter_is_the_original_with_its_reason() -> None:
         "x-failure-reason": "INVALID_JSON",
         "x-failure-details": "body: not JSON at line 1, column 1",
         "x-original-queue": "order_created_queue",
-        "x-received-at": each.received_at.isoformat(),
+        "x-received-at": NOW.isoformat(),
     }
 
 
 def test_a_sender_cannot_write_the_reason_of_a_dead_letter() -> None:
     forged = {"x-failure-reason": "x", "x-failure-details": "x", "x-original-queue": "x"}
-    headers = EVENTS.dead_letter(refused(delivery(b"", headers=forged)), "letter")["headers"]
+    headers = EVENTS.dead_letter(refused(delivery(b"", headers=forged)), "letter", NOW)["headers"]
     assert not {headers[name] for name in forged} & {"x"}
 
 
@@ -149,7 +149,7 @@ def test_the_row_of_a_dead_letter_has_everything_that_came() -> None:
 def test_details_fit_into_their_column() -> None:
     each = refused(delivery(b"{"), details="x" * 5000)
     event = json.loads(EVENTS.failed(each, "letter", NOW)["payload"])
-    headers = EVENTS.dead_letter(each, "letter")["headers"]
+    headers = EVENTS.dead_letter(each, "letter", NOW)["headers"]
     row = dead_letter_row(each, "letter", b"", 1)
     for details in (event["errorDetails"], headers["x-failure-details"], row["details"]):
         assert details == "x" * MAX_DETAILS

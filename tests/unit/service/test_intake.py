@@ -9,6 +9,7 @@ from db.engine import Database
 from service.contracts import FailureReason
 from service.errors import DatabaseAwayError, Refusal
 from service.events import Events
+from service.handover import Handover
 from service.intake import Intake
 from service.orders import Refused
 from service.publishing import InProcessPublisher
@@ -33,7 +34,7 @@ async def test_an_intake_that_was_abandoned_and_resumes_no_longer_counts_as_away
         Events(Topology.of(Settings())),
         Metrics(),
         batch_size=10,
-        committed=lambda: None,
+        handover=Handover(capacity=1, lease_seconds=60),
         large=InProcessPublisher(None),  # type: ignore[arg-type]
     )
     refused = Refused(Refusal(FailureReason.INVALID_JSON, "body: not JSON"), delivery(b""))

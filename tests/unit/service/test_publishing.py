@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import pamqp.encode
 import pytest
 
-from db.outbox import ClaimedEvent
 from service.publishing import Confirmed, ConfirmingPublisher, Rejected
 from service.settings import Settings
 from service.topology import Topology
+from tests.factories import claimed_event
 
 
 class Channel:
@@ -20,22 +19,6 @@ class Channel:
 
     async def publish(self, message: Any, routing_key: str, mandatory: bool) -> None:
         pamqp.encode.short_string(message.correlation_id)
-
-
-def event(correlation_id: str) -> ClaimedEvent:
-    return ClaimedEvent(
-        id=1,
-        event_id="event-1",
-        event_type="OrderProcessed",
-        exchange="order_events",
-        routing_key="order.processed",
-        payload=b"{}",
-        content_type=None,
-        correlation_id=correlation_id,
-        headers={},
-        created_at=datetime.now(UTC),
-        attempts=0,
-    )
 
 
 async def test_an_event_that_cannot_be_encoded_is_rejected_alone(
@@ -55,6 +38,8 @@ async def test_an_event_that_cannot_be_encoded_is_rejected_alone(
 
     monkeypatch.setattr(publisher, "_open", opened)
 
-    outcomes = await publisher.publish([event("fine"), event("x" * 256)])
+    outcomes = await publisher.publish(
+        [claimed_event(correlation_id=text) for text in ("fine", "x" * 256)]
+    )
 
     assert [type(outcome) for outcome in outcomes] == [Confirmed, Rejected]

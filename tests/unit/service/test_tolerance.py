@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import struct
+from datetime import UTC, datetime
 
+import aio_pika
 import pytest
-from pamqp import decode
+from pamqp import decode, encode
+from pamqp.commands import Basic
 
 from service.tolerance import UNREADABLE, tolerate_unreadable_properties
 
@@ -32,3 +35,25 @@ def test_headers_that_cannot_be_read_say_so_and_are_passed_over_whole() -> None:
     value = struct.pack(">I", len(content)) + content + b"rest"
 
     assert decode.METHODS["table"](value) == (4 + len(content), {UNREADABLE: True})
+
+
+@pytest.mark.parametrize(("sent", "read"), [(1, 1), (2, 2), (0, 1), (3, 1), (255, 1)])
+def test_a_delivery_mode_that_there_is_not_is_read_as_transient(sent: int, read: int) -> None:
+    properties = Basic.Properties()
+    properties.unmarshal(1 << 12, bytes([sent]))
+
+    assert properties.delivery_mode == read
+    assert aio_pika.DeliveryMode(properties.delivery_mode)
+
+
+@pytest.mark.parametrize("number", [0.1, 5e-324, 1e308, -2.5])
+def test_a_double_in_a_header_keeps_all_its_bits(number: float) -> None:
+    written = encode.field_table({"x": number})
+
+    assert decode.field_table(written) == (len(written), {"x": number})
+
+
+def test_a_time_beyond_32_bits_is_seconds_and_not_milliseconds() -> None:
+    late = datetime(9999, 12, 31, tzinfo=UTC)
+
+    assert decode.METHODS["timestamp"](struct.pack(">Q", int(late.timestamp()))) == (8, late)
