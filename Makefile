@@ -3,9 +3,11 @@ RUN := $(UV) run --locked --quiet
 PORT ?= 8000
 # Where `make servers` writes the environment of the servers it started.
 ENV_FILE ?= run/servers.env
+# Where `make sbom` writes.
+SBOM ?= run/sbom.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run bench test test-unit lint format types imports docs docs-check schema-check servers check ci image clean
+.PHONY: help setup run bench faults test test-unit lint format types imports docs docs-check schema-check servers check ci sbom image clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +71,13 @@ ci: check test ## What CI runs
 
 bench: setup ## Measure beside other programs, 25 minutes; BENCH_ARGS=--quick: 2
 	@$(RUN) python -m benchmarks $(BENCH_ARGS)
+
+sbom: setup ## Write run/sbom.json: what the service is made of (CycloneDX 1.5)
+	@mkdir -p $(dir $(SBOM))
+	@$(UV) export --locked --quiet --no-dev --format cyclonedx1.5 | $(RUN) python tools/sbom.py > $(SBOM)
+
+faults: setup ## Break servers and service under load, 4 minutes; FAULTS_ARGS="--cycles 200 --orders 100000"
+	@$(RUN) python -m tests.faults $(FAULTS_ARGS)
 
 image: ## Build the Dockerfile without a container engine and start the result (root, Debian)
 	@deploy/build_without_engine.sh

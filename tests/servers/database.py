@@ -9,6 +9,7 @@ from .handshake import mysql_version
 from .place import Place
 from .process import Process, free_ports
 from .server import PASSWORD, USER, GivenServer, PrivateServer
+from .tls import ServerCertificate
 
 # MariaDB's installer runs this without the grant tables: the first line opens them.
 ACCOUNT = "FLUSH PRIVILEGES;\n" + "".join(
@@ -28,6 +29,8 @@ class DatabaseServer(PrivateServer):
         self._server = server
         self._client = client
         self._installer = installer
+        # From the next start on it offers TLS with this one, beside plain text.
+        self.certificate: ServerCertificate | None = None
 
     @classmethod
     def find(cls, place: Place) -> Self:
@@ -111,15 +114,27 @@ class DatabaseServer(PrivateServer):
             "--innodb-flush-log-at-trx-commit=1",
             "--innodb-buffer-pool-size=64M",
             "--loose-mysqlx=OFF",
+            *self._tls_options(),
         ]
         return Process(
             self._place.command(*words), {"HOME": self._inside("")}, self.folder / "server.log"
         )
 
+    def _tls_options(self) -> list[str]:
+        if self.certificate is None:
+            return []
+        self.certificate.write(self.folder)
+        return [
+            f"--ssl-cert={self._inside('certificate.pem')}",
+            f"--ssl-key={self._inside('key.pem')}",
+        ]
+
     def _common_options(self) -> list[str]:
         # Both refuse to run as root unless told so; the folder belongs to whoever runs the tests.
         as_root = ["--user=root"] if os.geteuid() == 0 else []
-        return [f"--datadir={self._inside('data')}", *as_root]
+        # Temporary tables in a folder of its own: another server removes what it finds in /tmp.
+        (self.folder / "tmp").mkdir(exist_ok=True)
+        return [f"--datadir={self._inside('data')}", f"--tmpdir={self._inside('tmp')}", *as_root]
 
     def _ask_version(self) -> str | None:
         return mysql_version(self.host, self.port)

@@ -3,6 +3,7 @@
 import json
 import secrets
 import socket
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 from urllib.parse import quote, urlsplit
 
@@ -11,6 +12,7 @@ from .handshake import rabbitmq_version
 from .place import Place
 from .process import Process, free_ports, wait_until
 from .server import PASSWORD, USER, GivenServer, PrivateServer
+from .tls import ServerCertificate
 
 EPMD_SECONDS = 20.0
 CONFIGURATION = f"""\
@@ -19,6 +21,11 @@ default_pass = {PASSWORD}
 default_permissions.configure = .*
 default_permissions.read = .*
 default_permissions.write = .*
+"""
+TLS_CONFIGURATION = """\
+listeners.ssl.1 = {host}:{port}
+ssl_options.certfile = {folder}/certificate.pem
+ssl_options.keyfile = {folder}/key.pem
 """
 # Nodes and their tools talk to each other on the loopback interface only, and start no epmd: with
 # the standard one not running, they would leave one behind.
@@ -29,13 +36,15 @@ class RabbitServer(PrivateServer):
     title: ClassVar[str] = "RabbitMQ"
 
     def __init__(self, place: Place, server: str, control: str, epmd: str) -> None:
-        port, self._dist_port, self._epmd_port = free_ports(3)
+        port, self.tls_port, self._dist_port, self._epmd_port = free_ports(4)
         super().__init__(place, port)
         self._server = server
         self._control = control
         self._epmd_program = epmd
         self._epmd: Process | None = None
         self._node = f"orders-{secrets.token_hex(4)}@localhost"
+        # From the next start on it offers TLS with this one, on a port of its own.
+        self.certificate: ServerCertificate | None = None
 
     @classmethod
     def find(cls, place: Place) -> Self:
@@ -62,9 +71,13 @@ class RabbitServer(PrivateServer):
             "vhosts": [{"name": name}],
             "permissions": [{"user": USER, "vhost": name, **everything}],
         }
+        self.import_definitions(definitions)
+        return self.url(name)
+
+    def import_definitions(self, definitions: Mapping[str, Any]) -> None:
+        """Add what RabbitMQ calls definitions: vhosts, users, permissions, queues, policies."""
         (self.folder / "definitions.json").write_text(json.dumps(definitions))
         self.ctl("import_definitions", self._inside("definitions.json"))
-        return self.url(name)
 
     def delete_vhost(self, name: str) -> None:
         self.ctl("delete_vhost", name)
@@ -111,7 +124,6 @@ class RabbitServer(PrivateServer):
     def _prepare(self) -> None:
         for name in ("home", "data", "log"):
             (self.folder / name).mkdir()
-        (self.folder / "rabbitmq.conf").write_text(CONFIGURATION)
         (self.folder / "environment.conf").touch()
         (self.folder / "enabled_plugins").write_text("[].\n")
         cookie = self.folder / "home/.erlang.cookie"
@@ -121,9 +133,16 @@ class RabbitServer(PrivateServer):
     def _launch(self) -> Process:
         if self._epmd is None or not self._epmd.alive:
             self._launch_epmd()
+        (self.folder / "rabbitmq.conf").write_text(CONFIGURATION + self._tls_configuration())
         return Process(
             self._place.command(self._server), self._environment(), self.folder / "server.log"
         )
+
+    def _tls_configuration(self) -> str:
+        if self.certificate is None:
+            return ""
+        self.certificate.write(self.folder)
+        return TLS_CONFIGURATION.format(host=self.host, port=self.tls_port, folder=self._inside(""))
 
     def _launch_epmd(self) -> None:
         words = [self._epmd_program, "-port", str(self._epmd_port), "-address", self.host]
