@@ -26,7 +26,7 @@ run: setup ## Run the service; without servers configured: SQLite and an in-proc
 	@exec $(RUN) faststream run service.app:app --port $(PORT)
 
 test: setup ## Run all tests; says which need real servers, and how to have them
-	@$(RUN) pytest
+	@$(RUN) pytest --numprocesses 2 --dist loadfile
 
 test-unit: setup ## Run the tests that need no server and take seconds
 	@$(RUN) pytest tests/unit tests/component

@@ -8,7 +8,7 @@ import os
 import secrets
 import signal
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -73,6 +73,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[MISSING] = set()
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of a parallel run tells its controller what it did without."""
+    told: dict[str, list[str]] | None = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        missing = session.config.stash[MISSING]
+        told["missing"] = sorted(missing)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[MISSING].update(getattr(node, "workeroutput", {}).get("missing", ()))
 
 
 def pytest_terminal_summary(
