@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
@@ -29,6 +30,7 @@ from service.topology import Topology
 # aiormq says with a RuntimeError that a channel or connection is gone.
 LINK_FAILURES = (AMQPError, OSError, TimeoutError, RuntimeError)
 CHECK_SECONDS = 1.0
+RESTORE_SECONDS = 10.0
 CLOSE_SECONDS = 3.0
 ANSWER_SECONDS = 3.0
 LONGEST_DELAY_SECONDS = 5.0
@@ -159,6 +161,7 @@ class ServiceBroker(RabbitBroker):
 
     async def _until_lost(self, trouble: Callable[[], str | None]) -> str:
         """Wait until consuming has ended or has to; returns why."""
+        next_restore: float | None = time.monotonic() + RESTORE_SECONDS
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CHECK_SECONDS):
@@ -168,6 +171,17 @@ class ServiceBroker(RabbitBroker):
                 return why
             if not await self._has_consumer():
                 return "the broker ended the consumer: the queue may have been deleted"
+            if next_restore is not None and time.monotonic() >= next_restore:
+                ours = await self._restore_topology()
+                next_restore = time.monotonic() + RESTORE_SECONDS if ours else None
+
+    async def _restore_topology(self) -> bool:
+        """Whether to do so again later."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return self._connection is None or await self._topology.restore(self._connection)
+        except LINK_FAILURES:
+            return True  # whether the link is lost, the consumer will tell
 
     async def _has_consumer(self) -> bool:
         try:

@@ -119,7 +119,13 @@ class Intake:
         """Take in one batch of what waits; returns how many deliveries it held."""
         batch = self._next_batch()
         if batch:
-            await self._take_in(batch)
+            try:
+                await self._take_in(batch)
+            except BaseException:
+                # A defect of ours, or the end: nobody must wait for what is in nobody's hands.
+                self._waiting.extendleft(entry for entry in reversed(batch) if entry.waits)
+                self._arrived.set()
+                raise
         return len(batch)
 
     def _next_batch(self) -> list[Entry]:

@@ -50,6 +50,11 @@ class Entry:
     dead_letter_id: str = field(default_factory=new_id)
 
     @property
+    def waits(self) -> bool:
+        """Whether its outcome is still to come."""
+        return not self.waiter.done()
+
+    @property
     def size(self) -> int:
         """Bytes of the body that will be stored."""
         return len(self.subject.delivery.body) if self.subject.delivery.storable else 0

@@ -116,6 +116,27 @@ class Topology:
         mismatches = [await self._ensure_queue(connection, queue) for queue in self.queues]
         return [mismatch for mismatch in mismatches if mismatch is not None]
 
+    async def restore(self, connection: AbstractConnection) -> bool:
+        """Declare and bind again what may have been deleted or unbound while we run.
+
+        Nobody tells us of that: as long as somebody else's queue takes an event, it is confirmed.
+        Returns False, and has changed nothing, where the topology is not ours to restore: without
+        the right to, or with queues that are there with other arguments.
+        """
+        try:
+            async with connection.channel(publisher_confirms=False) as channel:
+                exchange = await channel.declare_exchange(
+                    self.exchange, ExchangeType.TOPIC, durable=True
+                )
+                for each in self.queues:
+                    queue = await channel.declare_queue(
+                        each.name, durable=True, arguments=each.arguments
+                    )
+                    await queue.bind(exchange, routing_key=each.binding_key)
+        except (ChannelAccessRefused, ChannelPreconditionFailed):
+            return False
+        return True
+
     async def _ensure_queue(self, connection: AbstractConnection, queue: Queue) -> Mismatch | None:
         difference = await _either(
             connection,

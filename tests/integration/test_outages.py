@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from typing import Any
 
 import httpx
 import pytest
-from aio_pika.exceptions import DeliveryError
+from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError
 from sqlalchemy import insert, text
 from sqlalchemy.exc import OperationalError
 
@@ -331,6 +332,32 @@ async def test_an_incoming_queue_that_is_deleted_is_declared_anew_and_consumed_a
         await eventually(there_again)
         await all_is_done(database, mq_url, range(6))
         assert await consumers(wire) == 1
+
+
+@pytest.mark.parametrize("harm", ["queue deleted", "unbound"])
+async def test_an_outgoing_queue_that_is_lost_comes_back_though_others_still_take_every_event(
+    settings: Settings, database: Database, harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.broker.RESTORE_SECONDS", 1.0)
+    async with running(settings), Wire.connected(settings.broker) as wire:
+        other = await wire.channel.declare_queue("somebody-else", durable=True)
+        await other.bind("order_events", routing_key="#")
+        if harm == "queue deleted":
+            await wire.channel.queue_delete(PROCESSED)
+        else:
+            there = await wire.channel.get_queue(PROCESSED)
+            await there.unbind("order_events", routing_key="order.processed")
+
+        numbers = itertools.count()
+
+        async def arrives_again() -> bool:
+            await send(wire, [next(numbers)])
+            async with Wire.connected(settings.broker) as looking:
+                with contextlib.suppress(ChannelNotFoundEntity):
+                    return await looking.depth(PROCESSED) > 0
+            return False
+
+        await eventually(arrives_again)
 
 
 @pytest.mark.parametrize("harm", ["queue deleted", "unbound", "exchange deleted"])
