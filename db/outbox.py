@@ -32,10 +32,7 @@ from db.types import database_now, microseconds
 
 
 class ClaimedEvent(NamedTuple):
-    """What is needed to publish an event, and how often that was tried before.
-
-    `followed`: another event of its aggregate waits behind it.
-    """
+    """What is needed to publish an event, and how often that was tried before."""
 
     event_id: str
     event_type: str
@@ -48,11 +45,18 @@ class ClaimedEvent(NamedTuple):
     correlation_id: str | None
     headers: dict[str, Any]
     attempts: int = 0
-    followed: bool = False
 
     @property
     def aggregate(self) -> tuple[str, str]:
         return self.aggregate_type, self.aggregate_id
+
+
+class Neighbours(NamedTuple):
+    """Of some events, by their ids: which have an unpublished one of their aggregate before them,
+    and which have one behind them."""
+
+    preceded: set[str]
+    followed: set[str]
 
 
 class Backlog(NamedTuple):
@@ -76,7 +80,7 @@ class UnsettledEvent(NamedTuple):
 
 
 _UNSETTLED = [getattr(OutboxEvent, name) for name in UnsettledEvent._fields]
-_CLAIMED = [getattr(OutboxEvent, name) for name in ClaimedEvent._fields[:-1]]
+_CLAIMED = [getattr(OutboxEvent, name) for name in ClaimedEvent._fields]
 _UNPUBLISHED = col(OutboxEvent.published_at).is_(None)
 _WAITING = (_UNPUBLISHED, col(OutboxEvent.parked_at).is_(None))
 
@@ -141,12 +145,14 @@ def _another(which: Callable[[Any, Any], ColumnElement[bool]]) -> ColumnElement[
     )
 
 
+_EARLIER, _LATER = _another(operator.lt), _another(operator.gt)
+
+
 def _claimable() -> Select[Any]:
-    earlier, later = _another(operator.lt), _another(operator.gt)
     return (
-        select(*_CLAIMED, later)
+        select(*_CLAIMED)
         .with_hint(OutboxEvent, "FORCE INDEX (ix_outbox_waiting)", "mysql")
-        .where(_UNPUBLISHED, _free(), ~earlier)
+        .where(_UNPUBLISHED, _free(), ~_EARLIER)
         .order_by(col(OutboxEvent.id))
         .limit(bindparam("most", type_=Integer))
         .with_for_update(skip_locked=True)
@@ -167,12 +173,29 @@ async def lock_claimable(
     `lease_seconds` is how long an event that was leased at birth stays its holder's.
 
     Of one aggregate only the earliest unpublished event qualifies, parked ones included: that is
-    how events of one aggregate keep their order. `lock_followers` has those behind it.
+    how events of one aggregate keep their order. But what is locked is read as it is, and what
+    comes before it as it was when the statement began: ask `find_neighbours` about the result.
     """
     rows = await connection.execute(
         CLAIMABLE, {"most": limit, "minus_lease": microseconds(-lease_seconds)}
     )
     return [ClaimedEvent(*row) for row in rows]
+
+
+NEIGHBOURS = (
+    select(col(OutboxEvent.event_id), _EARLIER, _LATER)
+    .with_hint(OutboxEvent, _BY_EVENT_ID, "mysql")
+    .where(_THESE)
+)
+
+
+async def find_neighbours(connection: AsyncConnection, event_ids: Collection[str]) -> Neighbours:
+    """Which of these locked events is not the first of its aggregate, and which not the last.
+
+    A statement of its own sees all that was committed together with what is locked.
+    """
+    rows = list(await connection.execute(NEIGHBOURS, {"these": event_ids}))
+    return Neighbours({row[0] for row in rows if row[1]}, {row[0] for row in rows if row[2]})
 
 
 # In the order of the index: what is read is what is returned, and no more is locked.

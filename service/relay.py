@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import outbox
 from db.engine import Database
@@ -163,13 +164,7 @@ class Relay:
         events: list[outbox.ClaimedEvent] = []
         with self._in_debt_for(lambda: self._release(events, token)):
             async with self._database.transaction() as connection:
-                events += await outbox.lock_claimable(
-                    connection, self._batch_size, lease_seconds=self._lease_seconds
-                )
-                if followed := [event for event in events if event.followed]:
-                    events += await outbox.lock_followers(
-                        connection, followed, self._batch_size, lease_seconds=self._lease_seconds
-                    )
+                events += await self._lock(connection)
                 if events:
                     ids = [event.event_id for event in events]
                     await outbox.lease(connection, ids, token=token, seconds=self._lease_seconds)
@@ -177,6 +172,23 @@ class Relay:
         self._next_claim = time.monotonic() + self._poll_seconds
         self._handover.open = len(events) < self._batch_size and not self._stopping
         return events
+
+    async def _lock(self, connection: AsyncConnection) -> list[outbox.ClaimedEvent]:
+        """Lock the first events of their aggregates, and those that stand behind them."""
+        lease_seconds = self._lease_seconds
+        found = await outbox.lock_claimable(
+            connection, self._batch_size, lease_seconds=lease_seconds
+        )
+        if not found:
+            return []
+        neighbours = await outbox.find_neighbours(connection, [each.event_id for each in found])
+        firsts = [each for each in found if each.event_id not in neighbours.preceded]
+        followed = [each for each in firsts if each.event_id in neighbours.followed]
+        if not followed:
+            return firsts
+        return firsts + await outbox.lock_followers(
+            connection, followed, self._batch_size, lease_seconds=lease_seconds
+        )
 
     @contextlib.contextmanager
     def _in_debt_for(self, work: Callable[[], Awaitable[object]]) -> Iterator[None]:

@@ -163,7 +163,7 @@ class Confirming:
 
 
 @pytest.mark.parametrize("events", [1, 100])
-async def test_a_relay_batch_costs_three_statements_and_two_commits_whatever_its_size(
+async def test_a_claimed_batch_costs_four_statements_and_two_commits_whatever_its_size(
     service: Service, database: Database, events: int
 ) -> None:
     await put(database, *(outbox_event() for _ in range(events)))
@@ -171,7 +171,7 @@ async def test_a_relay_batch_costs_three_statements_and_two_commits_whatever_its
     with counting(database) as costs:
         counts = await relay.run_once()
     assert (counts.claimed, counts.published) == (events, events)
-    assert costs.counted == (3, 2)
+    assert costs.counted == (4, 2)
 
 
 async def test_an_idle_minute_costs_one_statement_a_poll(

@@ -61,11 +61,14 @@ async def plan_of(database: Database, ask: Ask) -> list[tuple[str, str | None]]:
 async def test_the_claim_reads_by_its_two_indexes(stale: Database) -> None:
     plan = await plan_of(stale, lambda link: outbox.lock_claimable(link, 200, lease_seconds=60))
 
-    assert plan == [
-        ("outbox", "ix_outbox_waiting"),
-        ("outbox_2", "ix_outbox_aggregate"),
-        ("outbox_1", "ix_outbox_aggregate"),
-    ]
+    assert plan == [("outbox", "ix_outbox_waiting"), ("outbox_1", "ix_outbox_aggregate")]
+
+
+async def test_neighbours_are_found_by_their_indexes(stale: Database) -> None:
+    plan = await plan_of(stale, lambda link: outbox.find_neighbours(link, SOME))
+
+    assert plan[0] == ("outbox", "uq_outbox_event_id")
+    assert {index for _, index in plan[1:]} == {"ix_outbox_aggregate"}
 
 
 async def test_followers_are_read_in_the_order_of_their_index(stale: Database) -> None:

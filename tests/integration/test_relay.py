@@ -53,6 +53,7 @@ def event(aggregate: str = "", **changes: Any) -> Row:
         "content_type": "application/json",
         "correlation_id": None,
         "headers": {},
+        "lease_token": None,
     } | changes
 
 
@@ -140,6 +141,33 @@ async def test_events_of_one_aggregate_keep_their_order_and_go_out_by_one_claim(
     await wire.listen(PROCESSED)
     heard = await wire.hear(PROCESSED, 20)
     assert [message.body for message in heard] == [f"{n}".encode() for n in range(20)]
+
+
+async def test_what_is_committed_while_a_claim_runs_is_not_claimed_before_what_came_with_it(
+    service: Service, database: Database
+) -> None:
+    """The first of each pair is leased from birth, so nobody can claim either of them."""
+    writing = True
+
+    async def write() -> None:
+        for number in range(300):
+            pair = [event(f"order-{number}", lease_token="somebody"), event(f"order-{number}")]
+            await put(database, *pair, *(event(f"lone-{number}-{n}") for n in range(3)))
+
+    async def claim() -> list[str]:
+        found = []
+        while writing:
+            async with database.transaction() as connection:
+                found += [each.aggregate_id for each in await service.relay._lock(connection)]
+        return found
+
+    claiming = asyncio.gather(*(claim() for _ in range(3)))
+    await write()
+    writing = False
+
+    found = [aggregate for each in await claiming for aggregate in each]
+    assert found, "the claims ran beside the writing"
+    assert [aggregate for aggregate in found if aggregate.startswith("order-")] == []
 
 
 async def test_what_stands_behind_a_failure_is_given_back_untried(
