@@ -276,6 +276,16 @@ async def release(connection: AsyncConnection, event_ids: Collection[str], *, to
     await connection.execute(RELEASE, {"these": event_ids, "holder": token})
 
 
+async def defer(
+    connection: AsyncConnection, event_ids: Collection[str], *, token: str, delay: timedelta
+) -> None:
+    """Keep these events back for `delay`; no attempt is counted."""
+    await connection.execute(
+        RELEASE.values(available_at=database_now(delay.total_seconds())),
+        {"these": event_ids, "holder": token},
+    )
+
+
 async def retry_later(
     connection: AsyncConnection, event_id: str, *, token: str, delay: timedelta, error: str
 ) -> None:

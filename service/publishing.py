@@ -50,7 +50,15 @@ class Rejected:
     reason: str
 
 
-PublishOutcome = Confirmed | Rejected
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """A queue cannot take this event now, by no fault of it: it has no leader, or is full."""
+
+    event: ClaimedEvent
+    reason: str
+
+
+PublishOutcome = Confirmed | Deferred | Rejected
 
 
 class Publisher(Protocol):
@@ -102,6 +110,10 @@ class ConfirmingPublisher:
                     outcomes = [await self._publish_alone(event) for event in events]
                 if any(isinstance(outcome, Rejected) for outcome in outcomes):
                     await self._mend_topology()
+                if any(isinstance(outcome, Deferred) for outcome in outcomes):
+                    # RabbitMQ may refuse all that follows on a channel whose first message to a
+                    # queue came between two leaders.
+                    await self.close()
         except LINK_FAILURES as error:
             await self.close()
             raise BrokerAwayError(explain_broker(error)) from error
@@ -149,7 +161,7 @@ class ConfirmingPublisher:
         except PublishError as error:
             return Rejected(event, f"no queue takes it: {error}")
         except DeliveryError:
-            return Rejected(event, "a queue refused it: it is full or cannot store it now")
+            return Deferred(event, "a queue takes nothing now: it has no leader, or is full")
         except (TypeError, ValueError, ArithmeticError, struct.error) as error:
             return Rejected(event, f"it cannot be encoded: {type(error).__name__}")
         return Confirmed(event)

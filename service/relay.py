@@ -29,9 +29,12 @@ from service.errors import BrokerAwayError
 from service.events import new_id
 from service.explain import explain_database
 from service.handover import Handover
-from service.publishing import Confirmed, Publisher, PublishOutcome, Rejected
+from service.publishing import Confirmed, Deferred, Publisher, PublishOutcome, Rejected
 from service.retry import delay_after
 from service.telemetry import Action, Metrics, log
+
+# For how long an event is kept back that its queue takes not now: less than a leader's election.
+DEFER_SECONDS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class Counts:
     published: int = 0
     retried: int = 0
     parked: int = 0
+    deferred: int = 0
 
 
 class Relay:
@@ -147,6 +151,8 @@ class Relay:
         with self._in_debt_for(lambda: self._complete(outcomes, held_back, token)):
             counts = await self._complete(outcomes, held_back, token)
         self._metrics.relay_seconds.observe(time.perf_counter() - started)
+        if counts.deferred and not counts.published:
+            raise BrokerAwayError("its queues take nothing now: they have no leader, or are full")
         return counts
 
     async def purge(self) -> int:
@@ -225,7 +231,7 @@ class Relay:
         while waiting and time.monotonic() < latest:
             published = await self._publisher.publish([each.popleft() for each in waiting.values()])
             outcomes += published
-            failed = {each.event.aggregate for each in published if isinstance(each, Rejected)}
+            failed = {each.event.aggregate for each in published if not isinstance(each, Confirmed)}
             waiting = {of: left for of, left in waiting.items() if left and of not in failed}
         return outcomes
 
@@ -238,10 +244,14 @@ class Relay:
         """Write down what became of each event, as far as the lease is still ours."""
         confirmed = [each.event.event_id for each in outcomes if isinstance(each, Confirmed)]
         rejected = [each for each in outcomes if isinstance(each, Rejected)]
+        deferred = [each.event.event_id for each in outcomes if isinstance(each, Deferred)]
         completed = parked = 0
         async with self._database.transaction() as connection:
             if confirmed:
                 completed = await outbox.complete(connection, confirmed, token=token)
+            if deferred:
+                delay = delay_after(1, first_seconds=DEFER_SECONDS)
+                await outbox.defer(connection, deferred, token=token, delay=delay)
             for each in rejected:
                 event, attempt = each.event, each.event.attempts + 1
                 if attempt >= self._max_attempts:
@@ -269,6 +279,7 @@ class Relay:
             published=completed,
             retried=len(rejected) - parked,
             parked=parked,
+            deferred=len(deferred),
         )
 
     def _tell(self, rejected: Sequence[Rejected]) -> None:

@@ -221,7 +221,7 @@ async def test_a_missing_exchange_is_the_fault_of_its_own_event_alone(
     assert "no-such-exchange" in failed.last_error
 
 
-async def test_a_full_queue_is_a_refusal_and_no_loss(
+async def test_a_full_queue_is_waited_for_and_costs_no_attempt(
     service: Service, database: Database, wire: Wire
 ) -> None:
     full = await wire.channel.declare_queue(
@@ -234,8 +234,30 @@ async def test_a_full_queue_is_a_refusal_and_no_loss(
 
     counts = await service.relay.run_once()
 
-    assert counts.published + counts.retried == 3
-    assert counts.retried >= 1
+    assert counts.published + counts.deferred == 3
+    assert counts.deferred >= 1
+    await full.purge()
+    await make_due(database)
+    await service.relay.run_once()
+    assert {row.attempts for row in await rows(database, OutboxEvent)} == {0}
+
+
+async def test_what_stands_behind_a_deferred_event_is_given_back_untried(
+    service: Service, database: Database, wire: Wire
+) -> None:
+    full = await wire.channel.declare_queue(
+        "full", durable=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
+    )
+    await full.bind("order_events", routing_key="to.full")
+    await put(database, *(event("order-1", routing_key="to.full") for _ in range(3)))
+    await put(database, event("order-1"))
+
+    counts = await service.relay.run_once()
+
+    assert counts.deferred == 1
+    stored = await rows(database, OutboxEvent)
+    assert stored[-1].published_at is None, "it would overtake those before it"
+    assert {row.lease_token for row in stored} == {None}
 
 
 async def test_two_relays_on_one_outbox_publish_each_event_once(
