@@ -27,7 +27,7 @@ from db.outbox import ClaimedEvent
 from service.cancellation import told_to_end
 from service.delivery import from_json
 from service.errors import BrokerAwayError
-from service.explain import explain_broker
+from service.explain import LINK_LOST, explain_broker
 from service.topology import Topology
 
 CLOSE_SECONDS = 2.0
@@ -121,7 +121,13 @@ class ConfirmingPublisher:
             await self.close()
             if told_to_end():
                 raise
-            raise BrokerAwayError("the link was lost") from error
+            raise BrokerAwayError(LINK_LOST) from error
+        except Exception as error:
+            if type(error) is not Exception:
+                raise
+            # So aiormq ends whatever waits on a connection that is closed without a reason.
+            await self.close()
+            raise BrokerAwayError(LINK_LOST) from error
         return outcomes
 
     async def close(self) -> None:

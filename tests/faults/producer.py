@@ -135,6 +135,10 @@ class Producer:
             if told_to_end():
                 raise
             self._give_up_link()
+        except Exception as error:
+            if type(error) is not Exception:  # what aiormq says of a link that was closed
+                raise
+            self._give_up_link()
         else:
             return True
         return False

@@ -5,6 +5,7 @@ from typing import Any
 import pamqp.encode
 import pytest
 
+from service.errors import BrokerAwayError
 from service.publishing import Confirmed, ConfirmingPublisher, Rejected
 from service.settings import Settings
 from service.topology import Topology
@@ -21,9 +22,7 @@ class Channel:
         pamqp.encode.short_string(message.correlation_id)
 
 
-async def test_an_event_that_cannot_be_encoded_is_rejected_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def publisher_on(channel: Any, monkeypatch: pytest.MonkeyPatch) -> ConfirmingPublisher:
     publisher = ConfirmingPublisher(
         "amqp://broker/",
         Topology.of(Settings()),
@@ -33,13 +32,33 @@ async def test_an_event_that_cannot_be_encoded_is_rejected_alone(
         publish_timeout_seconds=1,
     )
 
-    async def opened() -> Channel:
-        return Channel()
+    async def opened() -> Any:
+        return channel
 
     monkeypatch.setattr(publisher, "_open", opened)
+    return publisher
 
-    outcomes = await publisher.publish(
-        [claimed_event(correlation_id=text) for text in ("fine", "x" * 256)]
+
+class Closing(Channel):
+    """Ends what waits as aiormq does on a connection that is closed without a reason."""
+
+    async def publish(self, message: Any, routing_key: str, mandatory: bool) -> None:
+        raise Exception  # noqa: TRY002 - it is what the library raises
+
+
+async def test_a_connection_that_is_closed_without_a_reason_is_the_brokers_absence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(BrokerAwayError):
+        await publisher_on(Closing(), monkeypatch).publish([claimed_event()])
+
+
+async def test_an_event_that_cannot_be_encoded_is_rejected_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    texts = ("fine", "x" * 256)
+    outcomes = await publisher_on(Channel(), monkeypatch).publish(
+        [claimed_event(correlation_id=text) for text in texts]
     )
 
     assert [type(outcome) for outcome in outcomes] == [Confirmed, Rejected]
