@@ -7,7 +7,7 @@ ENV_FILE ?= run/servers.env
 SBOM ?= run/sbom.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run bench faults test test-unit lint format types imports docs docs-check schema-check servers check ci sbom image clean
+.PHONY: help setup run bench faults sabotage test test-unit lint format types imports docs docs-check schema-check servers check ci sbom image clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ sbom: setup ## Write run/sbom.json: what the service is made of (CycloneDX 1.5)
 
 faults: setup ## Break servers and service under load, 4 minutes; FAULTS_ARGS="--cycles 200 --orders 100000"
 	@$(RUN) python -m tests.faults $(FAULTS_ARGS)
+
+sabotage: setup ## Break the service itself, and see that the checker of faults sees it, 10 minutes
+	@$(RUN) python -m tests.faults.sabotage
 
 image: ## Build the Dockerfile without a container engine and start the result (root, Debian)
 	@deploy/build_without_engine.sh

@@ -1,0 +1,224 @@
+"""What a service goes through, sabotaged or not, until it is to come to rest."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aio_pika import Message
+
+from tests.faults.framing import Moment
+from tests.faults.interference import operators_channel
+from tests.faults.observer import EVERYTHING
+from tests.faults.observer import QUEUE as OBSERVER_QUEUE
+from tests.faults.proxied_link import Action, Link
+from tests.faults.sabotage.play import ONLY_NEW, Play
+from tests.faults.setting import EXCHANGE
+from tests.faults.workload import Kind, Mix
+
+INTAKE_COMMIT, INTAKE_COMMITTED = Moment.INTAKE_COMMIT, Moment.INTAKE_COMMITTED
+CLAIM_COMMIT, CLAIM_COMMITTED = Moment.CLAIM_COMMIT, Moment.CLAIM_COMMITTED
+COMPLETION_COMMITTED = Moment.COMPLETION_COMMITTED
+PUBLISH, ACK = Moment.PUBLISH, Moment.ACK
+POLL_SECONDS = 0.05
+SETTLED_SECONDS = 60.0
+PROCESSED_QUEUE = "order_processed_queue"
+CLOCK_AHEAD = "CLOCK_AHEAD_SECONDS"
+"""Read by a sabotaged process alone."""
+BESIDE_A_STALLED_CLAIM = "orders-beside-a-stalled-claim"
+BESIDE_A_STALLED_CLAIM_SECONDS = 6.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """`parks`: events may be set aside in it. The other fields are those of a stage's options."""
+
+    name: str
+    play: Callable[[Play], Awaitable[None]]
+    mix: Mix
+    rate: float = 30
+    processes: int = 1
+    environment: Mapping[str, str] = field(default_factory=dict)
+    parks: bool = False
+
+
+async def _load(play: Play) -> None:
+    await play.load(120)
+
+
+UNDER_LOAD = Scene(
+    "under-load", _load, Mix(duplicates=0.1, conflicts=0.1, poison=0.07, lookalikes=0.08)
+)
+"""Nothing goes wrong but what producers send."""
+
+
+async def _cut_links(play: Play) -> None:
+    await play.load(20)
+    for _ in range(2):
+        await _cut_a_large_batch(play, INTAKE_COMMIT)
+        await _cut_a_large_batch(play, INTAKE_COMMITTED)
+    for _ in range(3):
+        await play.strike(PUBLISH, Action.CUT)
+    frozen = await play.strike(INTAKE_COMMIT, Action.FREEZE)
+    await frozen.left.wait()
+    frozen.thaw()
+    await play.load(10)
+
+
+async def _cut_a_large_batch(play: Play, moment: Moment) -> None:
+    """Of what gathers while the database stands still for a moment."""
+    play.links.database.freeze()
+    await play.load(12)
+    # The first to come is what was under way before.
+    cut = play.arm(moment, Action.CUT, nth=2)
+    play.links.database.thaw()
+    await play.fired(cut)
+
+
+CUT_LINKS = Scene(
+    "cut-links",
+    _cut_links,
+    Mix(duplicates=0.05, conflicts=0.4, poison=0.01, lookalikes=0),
+    environment={"DB_TIMEOUT_SECONDS": "2", "PUBLISH_TIMEOUT_SECONDS": "2"},
+)
+"""Links are cut before a COMMIT, before its OK, and before an event is published; one stands still
+before a COMMIT until the service gives it up."""
+
+
+async def _kill(play: Play) -> None:
+    await play.load(20)
+    # A body that is passed on without the outbox, for ever; the messages behind it are quick.
+    known = max(link.number for link in play.links.broker.links)
+    slow = play.hold(PUBLISH, on=lambda link: link.number > known)
+    await play.send(Kind.FAR_TOO_LARGE)
+    await play.fired(slow)
+    await play.strike(ACK, Action.PASS, nth=2)
+    # Nothing can be published: it is given back, and claimed again.
+    play.hold(PUBLISH)
+    await play.strike(CLAIM_COMMITTED, Action.PASS)
+    # Nothing can be stored: messages are at hand, and wait.
+    play.links.database.freeze()
+    await play.load(20)
+    await play.stage.services.kill(0)
+    play.cut_everything()
+    play.stage.services.environment.pop(CLOCK_AHEAD, None)
+    await play.stage.services.start(0)
+
+
+KILLED = Scene(
+    "killed",
+    _kill,
+    Mix(duplicates=0.05, conflicts=0.1, poison=0, lookalikes=0),
+    environment={"PUBLISH_TIMEOUT_SECONDS": "2"},
+)
+"""Links stand still, so that everything is at hand and nothing is done; then the process dies."""
+
+
+async def _take_routes_away(play: Play) -> None:
+    async with operators_channel(play.stage) as channel:
+        # Taken by somebody for himself, the name is nothing that the service could bind again.
+        await channel.queue_delete(PROCESSED_QUEUE)
+        await channel.declare_queue(PROCESSED_QUEUE, exclusive=True)
+        observer = await channel.get_queue(OBSERVER_QUEUE, ensure=False)
+        await observer.unbind(EXCHANGE, EVERYTHING)
+        await play.send(Kind.NEW, 3)
+        await _until_nothing_is_pending(play, orders=3)
+        await observer.bind(EXCHANGE, EVERYTHING)
+    await play.load(20)
+
+
+NO_ROUTE = Scene(
+    "no-route",
+    _take_routes_away,
+    ONLY_NEW,
+    environment={"RELAY_MAX_ATTEMPTS": "1"},
+    parks=True,
+)
+"""No queue is bound for the first orders' events, and each has one attempt."""
+
+
+async def _stall(play: Play) -> None:
+    await play.load(40)
+    unpublished = await play.strike(PUBLISH, Action.FREEZE)
+    await play.load(80)
+    unpublished.cut()
+    claim = await play.strike(CLAIM_COMMIT, Action.FREEZE)
+    await play.measure(
+        BESIDE_A_STALLED_CLAIM,
+        play.stage.first_order_after(time.time()),
+        BESIDE_A_STALLED_CLAIM_SECONDS,
+    )
+    claim.thaw()
+    await play.stage.at_rest()
+    await _oversleep(play)
+
+
+async def _oversleep(play: Play) -> None:
+    """One relay is refused events, and writes that down when another one has published them."""
+    stage, database = play.stage, play.links.database
+    heard = stage.observer.heard
+    # The other process stands still: what is stored and published now is by this one.
+    stage.services.freeze(1)
+    stored = play.arm(INTAKE_COMMIT, Action.PASS)
+
+    def is_sleepers(link: Link) -> bool:
+        return stored.link is not None and link.process == stored.link.process
+
+    def freeze_its_database() -> None:
+        for link in filter(is_sleepers, database.links):
+            link.freeze()
+
+    published = play.arm(PUBLISH, Action.PASS, then=freeze_its_database)
+    async with _a_full_queue(play):
+        await play.send(Kind.NEW, 6)
+        await play.fired(published)
+        await _until(lambda: stage.observer.heard > heard)
+    stage.services.thaw(1)
+    await _until_nothing_is_pending(play)
+    for link in filter(is_sleepers, list(database.links)):
+        link.thaw()
+    stage.producer.resume()
+    await play.strike(COMPLETION_COMMITTED, Action.PASS, on=is_sleepers)
+
+
+STALLED_RELAY = Scene(
+    "stalled-relay",
+    _stall,
+    Mix(duplicates=0.05, conflicts=0.35, poison=0, lookalikes=0),
+    rate=40,
+    processes=2,
+    environment={"RELAY_MAX_ATTEMPTS": "1", "DB_TIMEOUT_SECONDS": "40"},
+)
+"""Of two relays one stands still: before it publishes, in its claim, and past its lease."""
+
+SCENES = (UNDER_LOAD, CUT_LINKS, KILLED, NO_ROUTE, STALLED_RELAY)
+
+
+@asynccontextmanager
+async def _a_full_queue(play: Play) -> AsyncIterator[None]:
+    """Bound for all events, and refusing them; whoever else is bound gets them."""
+    arguments: dict[str, Any] = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    async with operators_channel(play.stage) as channel:
+        queue = await channel.declare_queue("full", durable=True, arguments=arguments)
+        await channel.default_exchange.publish(Message(b""), queue.name)
+        await queue.bind(EXCHANGE, EVERYTHING)
+        try:
+            yield
+        finally:
+            await queue.delete(if_unused=False, if_empty=False)
+
+
+async def _until_nothing_is_pending(play: Play, orders: int = 0) -> None:
+    """Returns once so many orders are stored, and each event is published, parked or gone."""
+    tables = play.stage.tables
+    await _until(lambda: len(tables.order_ids()) >= orders and not tables.backlog().pending)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(SETTLED_SECONDS):
+        while not await asyncio.to_thread(condition):
+            await asyncio.sleep(POLL_SECONDS)
