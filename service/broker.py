@@ -27,8 +27,9 @@ from service.retry import delay_after
 from service.telemetry import Action, log
 from service.topology import Topology
 
-# aiormq says with a RuntimeError that a channel or connection is gone.
-LINK_FAILURES = (AMQPError, OSError, TimeoutError, RuntimeError)
+# aiormq says with a RuntimeError that a channel or connection is gone, and with the other where a
+# load balancer without a node behind it accepts and hangs up.
+LINK_FAILURES = (AMQPError, OSError, TimeoutError, RuntimeError, StopAsyncIteration)
 CHECK_SECONDS = 1.0
 RESTORE_SECONDS = 10.0
 CLOSE_SECONDS = 3.0

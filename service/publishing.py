@@ -31,8 +31,9 @@ from service.explain import LINK_LOST, explain_broker
 from service.topology import Topology
 
 CLOSE_SECONDS = 2.0
-# aiormq says with a RuntimeError that a channel or connection is gone.
-LINK_FAILURES = (AMQPError, OSError, TimeoutError, RuntimeError)
+# aiormq says with a RuntimeError that a channel or connection is gone, and with the other where a
+# load balancer without a node behind it accepts and hangs up.
+LINK_FAILURES = (AMQPError, OSError, TimeoutError, RuntimeError, StopAsyncIteration)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -27,24 +27,24 @@ import typer
 
 from tests.faults.__main__ import commit
 from tests.faults.campaign import Campaign, Plan, Report
-from tests.faults.journal import Observed
-from tests.faults.producer import CONFIRM_SECONDS
+from tests.faults.cluster_stage import (
+    all_at_work,
+    assert_no_attempt_was_spent,
+    cluster_of,
+    leader_of,
+    order_through,
+)
 from tests.faults.registry import Fault, Inject, Measurement
 from tests.faults.setting import INCOMING, OUTPUTS, Servers, StageOptions
 from tests.faults.stage import Stage
-from tests.servers import AnyDatabase, AnyRabbit, ServerFailed, private_database
+from tests.servers import AnyDatabase, AnyRabbit, ServersError, private_database
 from tests.servers.cluster import SIZE, RabbitCluster
 from tests.servers.place import chosen_place
 
 PROCESSED = OUTPUTS[0]
-BACK_SECONDS = 15.0
-# The producer is on the way too: it gives up a link that confirms nothing only after a while.
-THROUGH_SECONDS = BACK_SECONDS + CONFIRM_SECONDS
 # A leader that falls silent is given up by its peers, and links to it by their clients, first.
 NOTICED_SECONDS = 35.0
 LONGEST_HOLD_SECONDS = 8.0
-LONGEST_SECONDS = 60.0
-POLL_SECONDS = 0.1
 
 OPTIONS = StageOptions()
 
@@ -145,57 +145,6 @@ FAULTS: dict[str, Inject] = {
 }
 
 
-async def order_through(
-    stage: Stage, since: str, moment: float, bound: float = THROUGH_SECONDS
-) -> Measurement:
-    """How long after that moment an order that is sent from now on has gone all the way.
-
-    Raises:
-        TimeoutError: none has.
-    """
-    attempts, observed = stage.journals.attempts.records, stage.journals.observed.records
-    sent, heard = len(attempts), len(observed)
-    async with asyncio.timeout(LONGEST_SECONDS):
-        while not _heard({each.trace for each in attempts[sent:]}, observed[heard:]):
-            await asyncio.sleep(POLL_SECONDS)
-    return Measurement(f"first order through after {since}", time.time() - moment, bound)
-
-
-async def all_at_work(stage: Stage, since: str, moment: float) -> list[Measurement]:
-    """How long after that moment an order is stored, one goes all the way, each process decides.
-
-    Raises:
-        TimeoutError: one decides nothing: it may look alive and consume nothing.
-    """
-    processes = [stage.services[number] for number in stage.services.running]
-    before = [await asyncio.to_thread(process.decided) for process in processes]
-    stored, through = await asyncio.gather(
-        stage.first_order_after(moment), order_through(stage, since, moment)
-    )
-    async with asyncio.timeout(LONGEST_SECONDS):
-        for process, count in zip(processes, before, strict=True):
-            while await asyncio.to_thread(process.decided) <= count:
-                await asyncio.sleep(POLL_SECONDS)
-    at_work = time.time() - moment
-    return [
-        Measurement(f"first order after {since}", stored, BACK_SECONDS),
-        through,
-        Measurement(f"every process at work after {since}", at_work, THROUGH_SECONDS),
-    ]
-
-
-def _heard(traces: Collection[str | None], observed: Iterable[Observed]) -> bool:
-    """Whether an order with such a trace was stored, and its event published and delivered."""
-    return any(each.type == "OrderProcessed" and each.correlation_id in traces for each in observed)
-
-
-def assert_no_attempt_was_spent(stage: Stage) -> None:
-    """A broker that cannot store anything now is no fault of an event's."""
-    for number in stage.services.running:
-        if spent := stage.services[number].told("event-retried"):
-            raise AssertionError(f"{len(spent)} attempts of events were spent: {spent[0]}")
-
-
 def sparing_attempts(inject: Inject) -> Inject:
     """The fault, and afterwards no event has been charged for it."""
 
@@ -205,23 +154,6 @@ def sparing_attempts(inject: Inject) -> Inject:
         return found
 
     return injected
-
-
-async def leader_of(stage: Stage, queue: str) -> int:
-    """Which node leads it; where nobody does yet, that is awaited."""
-    cluster = cluster_of(stage)
-    async with asyncio.timeout(LONGEST_SECONDS):
-        while True:
-            try:
-                return await asyncio.to_thread(cluster.leader_of, stage.vhost, queue)
-            except (LookupError, ServerFailed):
-                await asyncio.sleep(POLL_SECONDS)
-
-
-def cluster_of(stage: Stage) -> RabbitCluster:
-    cluster: object = stage.broker
-    assert isinstance(cluster, RabbitCluster), "these faults need a cluster"
-    return cluster
 
 
 @contextmanager
@@ -275,8 +207,13 @@ def main(
         sys.exit(f"No such fault: {', '.join(unknown)}. There are: {', '.join(FAULTS)}")
     plan = Plan(seed, cycles, 0, rate, faults_named(names), first)
     folder = Path(tempfile.mkdtemp(prefix="orders-cluster-"))
-    with clustered() as servers:
-        found = asyncio.run(run(plan, folder, servers))
+    try:
+        with clustered() as servers:
+            found = asyncio.run(run(plan, folder, servers))
+    except ServersError as error:
+        sys.exit(f"{error}\nJournals and logs: {folder}")
+    except KeyboardInterrupt:
+        sys.exit("Ended before it was done; the servers are gone.")
     told = json.dumps(found.as_json(), indent=2) + "\n"
     typer.echo(told)
     if report is not None:

@@ -121,14 +121,20 @@ class Producer:
 
     async def _publish(self, attempt: Attempt) -> bool:
         """Whether the broker has confirmed it; where the link is to blame, the next is awaited."""
-        assert self._channel is not None
+        channel = self._channel
+        assert channel is not None
         try:
             async with asyncio.timeout(CONFIRM_SECONDS):
-                await self._channel.default_exchange.publish(
+                await channel.default_exchange.publish(
                     message_of(attempt), self._queue, mandatory=True
                 )
-        except (PublishError, DeliveryError):
-            await asyncio.sleep(RETRY_SECONDS)  # no such queue now, or it takes nothing now
+        except PublishError:
+            await asyncio.sleep(RETRY_SECONDS)  # no such queue now
+        except DeliveryError:
+            # A channel that was first used between two leaders may be refused for ever.
+            await asyncio.sleep(RETRY_SECONDS)
+            if self._channel is channel:
+                self._give_up_link()
         except LINK_FAILURES:
             self._give_up_link()
         except asyncio.CancelledError:

@@ -14,6 +14,7 @@ from db.models import DeadLetter, Order, OutboxEvent
 from service.settings import Settings
 from tests.factories import order_created_json
 from tests.harness import Wire, eventually, rows, running
+from tests.integration.steps import all_published
 from tests.processes import service_process
 
 INCOMING, PROCESSED, FAILED, DLQ = (
@@ -171,7 +172,7 @@ async def test_64_copies_over_4_connections_and_2_processes_are_one_row_and_one_
     assert await rows(database, DeadLetter) == []
     events = await rows(database, OutboxEvent)
     assert len(events) == keys
-    assert all(event.published_at for event in events)
+    await eventually(lambda: all_published(database, keys))
     assert sorted(each.message_id or "" for each in wire.heard[PROCESSED]) == sorted(
         event.event_id for event in events
     )

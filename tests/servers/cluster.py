@@ -20,7 +20,6 @@ import contextlib
 import itertools
 import secrets
 import shutil
-import socket
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -29,27 +28,15 @@ from types import TracebackType
 from typing import ClassVar, Self
 from urllib.parse import urlsplit
 
+from .cluster_node import ClusterNode
 from .epmd import Epmd, Registry
-from .errors import ServerFailed, ServersUnavailable
+from .errors import ServerFailed
 from .forwarder import HOST, Address, Forwarders
 from .place import Place
 from .process import wait_until
-from .rabbitmq import RabbitServer
 
 SIZE = 3
-# Peers that fall silent are given up after 3/4 to 5/4 of it; RabbitMQ's default is 60.
-SILENCE_SECONDS = 8
 AGAIN_SECONDS = 60.0
-CONFIGURATION = """\
-cluster_partition_handling = pause_minority
-net_ticktime = {silence}
-cluster_formation.peer_discovery_backend = classic_config
-log.console.level = info
-vm_memory_high_watermark.relative = 0.2
-"""
-SEED = "cluster_formation.classic_config.nodes.{number} = {name}\n"
-# One thread of each kind: three nodes share a machine with the service and its tests.
-SMALL = "+S 1:1 +SDcpu 1:1 +SDio 2 +A 1"
 # Erlang, for `ClusterNode.evaluate`.
 SETTLE = "[ok = dets:sync(Table) || Table <- dets:all()]."
 LEADER = """\
@@ -57,84 +44,6 @@ LEADER = """\
 {{Name, _}} = amqqueue:get_pid(Queue),
 ra_leaderboard:lookup_leader(Name).
 """
-
-
-class ClusterNode(RabbitServer):
-    """One node. Where `seeds` are, it joins them when it starts for the first time."""
-
-    cookie: str = ""
-    seeds: Sequence[str] = ()
-
-    def __init__(self, place: Place, server: str, control: str, epmd: str) -> None:
-        super().__init__(place, server, control, epmd)
-        self._reserved = [reserved(self.port), reserved(self._dist_port)]
-
-    @property
-    def name(self) -> str:
-        return self._node
-
-    @property
-    def address(self) -> Address:
-        return (self.host, self.port)
-
-    @property
-    def peer_port(self) -> int:
-        """Its own port for other nodes, and for its tools."""
-        return self._dist_port
-
-    @property
-    def epmd_port(self) -> int:
-        return self._epmd_port
-
-    def takes_connections(self) -> bool:
-        """Whether it lets clients in: one that has paused does not."""
-        return self.running and self._ask_version() is not None
-
-    def evaluate(self, expressions: str) -> str:
-        """What these Erlang expressions come to on this node: a fast way in, where rabbitmqctl
-        takes seconds of a processor."""
-        program = self._place.find("erl_call")
-        if program is None:
-            raise ServersUnavailable("no erl_call", "install Erlang's: apt-get install erlang-base")
-        return self._place.run(
-            *(program, "-sname", self.name, "-c", self.cookie, "-e"),
-            environment=self._environment(),
-            standard_input=expressions,
-        )
-
-    def close(self) -> None:
-        super().close()
-        for port in self._reserved:
-            port.close()
-
-    def _prepare(self) -> None:
-        super()._prepare()
-        cookie = self.folder / "home/.erlang.cookie"
-        cookie.chmod(0o600)
-        cookie.write_text(self.cookie)
-        cookie.chmod(0o400)
-        (self.folder / "conf.d").mkdir()
-        seeds = [SEED.format(number=n, name=name) for n, name in enumerate(self.seeds, 1)]
-        configuration = CONFIGURATION.format(silence=SILENCE_SECONDS) + "".join(seeds)
-        (self.folder / "conf.d/10-cluster.conf").write_text(configuration)
-
-    def _launch_epmd(self) -> None:
-        """The cluster's own answers at that port."""
-
-    def _environment(self) -> dict[str, str]:
-        environment = super()._environment()
-        environment["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"] += f" {SMALL}"
-        environment["RABBITMQ_CTL_ERL_ARGS"] += f" {SMALL}"
-        return environment
-
-
-def reserved(port: int) -> socket.socket:
-    """Nobody who looks for a free port takes this one while its node is down; the node itself
-    binds it all the same."""
-    holder = socket.socket()
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    holder.bind((HOST, port))
-    return holder
 
 
 class RabbitCluster:

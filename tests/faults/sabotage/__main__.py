@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from tests.faults.sabotage.catalogue import SABOTAGES, Sabotage
+from tests.faults.sabotage.patch import NotApplicableError
 from tests.faults.sabotage.scenes import SCENES
 from tests.faults.sabotage.trial import UNSABOTAGED, Outcome, Trial
 from tests.faults.setting import Servers, in_thread
@@ -35,7 +36,7 @@ def main(
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     try:
         as_expected = asyncio.run(_play(_chosen(only)))
-    except ServersError as error:
+    except (ServersError, NotApplicableError) as error:
         sys.exit(str(error))
     sys.exit(0 if as_expected else 1)
 
@@ -78,7 +79,7 @@ def _told(name: str, outcome: Outcome) -> bool:
         expected = outcome.holds
     else:
         sabotage = next(each for each in SABOTAGES if each.name == name)
-        expected = sabotage.seen_by in outcome.broken
+        expected = outcome.shows(sabotage)
     if not expected:
         typer.echo(str(outcome))
     return expected

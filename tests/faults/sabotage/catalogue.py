@@ -154,10 +154,13 @@ SABOTAGES = (
     ),
     Sabotage(
         "no-read-back",
-        "after a COMMIT whose outcome is unknown nothing is looked up before it is done again",
+        "after a COMMIT whose outcome is unknown it is all done again, and nothing looked up",
         CUT_LINKS,
-        Invariant.NOTHING_WAITS,
-        (Edit("service/intake.py", "first_attempt=attempt == 0", "first_attempt=True"),),
+        Invariant.ONE_DEAD_LETTER_PER_MESSAGE,
+        (
+            Edit("service/intake.py", "first_attempt=attempt == 0", "first_attempt=True"),
+            Edit("service/plan.py", "letter_id = entry.dead_letter_id", "letter_id = new_id()"),
+        ),
     ),
     Sabotage(
         "events-apart",

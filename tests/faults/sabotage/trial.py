@@ -40,6 +40,11 @@ class Outcome:
     def holds(self) -> bool:
         return self.rest.reached and not self.broken
 
+    def shows(self, sabotage: Sabotage) -> bool:
+        """Whether what it breaks is broken, at rest where that can be: not on the way there."""
+        awaited = not sabotage.comes_to_rest
+        return sabotage.seen_by in self.broken and (self.rest.reached or awaited)
+
     def __str__(self) -> str:
         slow = [f"{each.what}: {each.seconds:.1f} s" for each in self.measured if not each.kept]
         at_rest = "at rest" if self.rest.reached else f"not at rest: {self.rest.waiting}"
@@ -47,13 +52,14 @@ class Outcome:
 
 
 class Trial:
-    """One run of one scene. Outcomes are by name; the service as it is goes by `UNSABOTAGED`.
-
-    Raises:
-        NotApplicableError: a sabotage cannot be made; nothing is played then.
-    """
+    """One run of one scene. Outcomes are by name; the service as it is goes by `UNSABOTAGED`."""
 
     def __init__(self, scene: Scene, sabotages: Sequence[Sabotage], folder: Path) -> None:
+        """Make the copies of the code, before anything runs.
+
+        Raises:
+            NotApplicableError: a sabotage cannot be made.
+        """
         self._scene = scene
         self._sabotages = sabotages
         self._code = {
