@@ -7,9 +7,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
-
-from aio_pika import Message
 
 from tests.faults.framing import Moment
 from tests.faults.interference import operators_channel
@@ -23,7 +20,7 @@ from tests.faults.workload import Kind, Mix
 INTAKE_COMMIT, INTAKE_COMMITTED = Moment.INTAKE_COMMIT, Moment.INTAKE_COMMITTED
 CLAIM_COMMIT, CLAIM_COMMITTED = Moment.CLAIM_COMMIT, Moment.CLAIM_COMMITTED
 COMPLETION_COMMITTED = Moment.COMPLETION_COMMITTED
-PUBLISH, ACK = Moment.PUBLISH, Moment.ACK
+PUBLISH, CONFIRM, ACK = Moment.PUBLISH, Moment.CONFIRM, Moment.ACK
 POLL_SECONDS = 0.05
 SETTLED_SECONDS = 60.0
 PROCESSED_QUEUE = "order_processed_queue"
@@ -119,15 +116,9 @@ KILLED = Scene(
 
 
 async def _take_routes_away(play: Play) -> None:
-    async with operators_channel(play.stage) as channel:
-        # Taken by somebody for himself, the name is nothing that the service could bind again.
-        await channel.queue_delete(PROCESSED_QUEUE)
-        await channel.declare_queue(PROCESSED_QUEUE, exclusive=True)
-        observer = await channel.get_queue(OBSERVER_QUEUE, ensure=False)
-        await observer.unbind(EXCHANGE, EVERYTHING)
+    async with _no_route(play):
         await play.send(Kind.NEW, 3)
         await _until_nothing_is_pending(play, orders=3)
-        await observer.bind(EXCHANGE, EVERYTHING)
     await play.load(20)
 
 
@@ -160,7 +151,6 @@ async def _stall(play: Play) -> None:
 async def _oversleep(play: Play) -> None:
     """One relay is refused events, and writes that down when another one has published them."""
     stage, database = play.stage, play.links.database
-    heard = stage.observer.heard
     # The other process stands still: what is stored and published now is by this one.
     stage.services.freeze(1)
     stored = play.arm(INTAKE_COMMIT, Action.PASS)
@@ -172,11 +162,12 @@ async def _oversleep(play: Play) -> None:
         for link in filter(is_sleepers, database.links):
             link.freeze()
 
-    published = play.arm(PUBLISH, Action.PASS, then=freeze_its_database)
-    async with _a_full_queue(play):
+    play.arm(PUBLISH, Action.PASS, then=freeze_its_database)
+    # What is returned is confirmed after that.
+    returned = play.arm(CONFIRM, Action.PASS)
+    async with _no_route(play):
         await play.send(Kind.NEW, 6)
-        await play.fired(published)
-        await _until(lambda: stage.observer.heard > heard)
+        await play.fired(returned)
     stage.services.thaw(1)
     await _until_nothing_is_pending(play)
     for link in filter(is_sleepers, list(database.links)):
@@ -199,17 +190,18 @@ SCENES = (UNDER_LOAD, CUT_LINKS, KILLED, NO_ROUTE, STALLED_RELAY)
 
 
 @asynccontextmanager
-async def _a_full_queue(play: Play) -> AsyncIterator[None]:
-    """Bound for all events, and refusing them; whoever else is bound gets them."""
-    arguments: dict[str, Any] = {"x-max-length": 1, "x-overflow": "reject-publish"}
+async def _no_route(play: Play) -> AsyncIterator[None]:
+    """No queue is bound for the events of orders."""
     async with operators_channel(play.stage) as channel:
-        queue = await channel.declare_queue("full", durable=True, arguments=arguments)
-        await channel.default_exchange.publish(Message(b""), queue.name)
-        await queue.bind(EXCHANGE, EVERYTHING)
+        # Taken by somebody for himself, the name is nothing that the service could bind again.
+        await channel.queue_delete(PROCESSED_QUEUE)
+        await channel.declare_queue(PROCESSED_QUEUE, exclusive=True)
+        observer = await channel.get_queue(OBSERVER_QUEUE, ensure=False)
+        await observer.unbind(EXCHANGE, EVERYTHING)
         try:
             yield
         finally:
-            await queue.delete(if_unused=False, if_empty=False)
+            await observer.bind(EXCHANGE, EVERYTHING)
 
 
 async def _until_nothing_is_pending(play: Play, orders: int = 0) -> None:
