@@ -109,10 +109,14 @@ class Acknowledging(BaseMiddleware[Any, Any]):
     _of_channel: ClassVar[WeakKeyDictionary[Any, Acknowledgements]] = WeakKeyDictionary()
 
     async def on_receive(self) -> None:
-        self._acknowledgements = Acknowledgements()
-        with contextlib.suppress(*LINK_FAILURES):
+        try:
             channel = self.msg.channel
-            self._acknowledgements = self._of_channel.setdefault(channel, self._acknowledgements)
+            known = self._of_channel.get(channel)
+        except LINK_FAILURES:
+            channel = known = None
+        self._acknowledgements = known or Acknowledgements()
+        if known is None and channel is not None:
+            self._of_channel[channel] = self._acknowledgements
 
     async def after_processed(
         self,

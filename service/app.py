@@ -27,6 +27,7 @@ from service.documents import document_routes
 from service.documents.contract import Contract
 from service.errors import ConfigurationError, SchemaBehindError
 from service.events import Events
+from service.garbage import collect_seldom
 from service.handover import Handover
 from service.health import Health
 from service.intake import Intake
@@ -297,4 +298,5 @@ def __getattr__(name: str) -> Any:
         raise SystemExit(str(error)) from None
     configure_logging(settings.log_level, settings.log_format)
     globals()["app"] = create_app(settings)
+    collect_seldom()
     return globals()["app"]

@@ -12,6 +12,8 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, NoReturn
 
+from pydantic_core import to_json
+
 from service.contracts import MAX_BODY_BYTES, MAX_DEPTH, FailureReason, OrderCreated
 from service.errors import Refusal
 
@@ -63,8 +65,7 @@ def fingerprint(order: OrderCreated) -> bytes:
         canonical_decimal(order.total_amount),
         [[item.sku, item.quantity, canonical_decimal(item.unit_price)] for item in order.items],
     ]
-    text = json.dumps(canonical, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).digest()
+    return hashlib.sha256(to_json(canonical)).digest()
 
 
 def canonical_decimal(value: Decimal) -> str:

@@ -182,6 +182,8 @@ def to_json(value: Any, depth: int = 0) -> Any:
 def from_json(value: Any) -> Any:
     """The AMQP field value that `to_json` described."""
     match value:
+        case str():
+            return value
         case {"$int": text}:
             return int(text)
         case {"$float": text}:

@@ -13,12 +13,15 @@ import ssl
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from datetime import UTC, datetime
+from typing import Any, Protocol
 
 import aio_pika
 import uuid_utils
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
+from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import AMQPError, DeliveryError, PublishError
+from aiormq import spec
+from aiormq.abc import AbstractChannel as Channel
 from aiormq.exceptions import ChannelAccessRefused, ChannelClosed
 from faststream.exceptions import SubscriberNotFound
 from faststream.rabbit import RabbitBroker
@@ -31,6 +34,7 @@ from service.explain import LINK_LOST, explain_broker
 from service.topology import Topology
 
 CLOSE_SECONDS = 2.0
+PERSISTENT = 2
 # aiormq says with a RuntimeError that a channel or connection is gone, and with the other where a
 # load balancer without a node behind it accepts and hangs up.
 LINK_FAILURES = (AMQPError, OSError, TimeoutError, RuntimeError, StopAsyncIteration)
@@ -91,7 +95,6 @@ class ConfirmingPublisher:
         self._publish_timeout = publish_timeout_seconds
         self._connection: AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
-        self._exchanges: dict[str, AbstractExchange] = {}
 
     async def publish(self, events: Sequence[ClaimedEvent]) -> list[PublishOutcome]:
         """Publish all at once and wait for their confirms, `publish_timeout_seconds` at most.
@@ -133,7 +136,6 @@ class ConfirmingPublisher:
 
     async def close(self) -> None:
         connection, self._connection, self._channel = self._connection, None, None
-        self._exchanges.clear()
         if connection is not None:
             # Lost already, perhaps, and that is what we wanted.
             with contextlib.suppress(*LINK_FAILURES):
@@ -158,13 +160,17 @@ class ConfirmingPublisher:
         except ChannelClosed as error:
             return Rejected(event, explain_broker(error))
 
-    async def _publish_one(self, channel: AbstractChannel, event: ClaimedEvent) -> PublishOutcome:
-        exchange = self._exchanges.get(event.exchange)
-        if exchange is None:
-            exchange = await channel.get_exchange(event.exchange, ensure=False)
-            self._exchanges[event.exchange] = exchange
+    async def _publish_one(self, channel: Channel, event: ClaimedEvent) -> PublishOutcome:
         try:
-            await exchange.publish(message_of(event), event.routing_key, mandatory=True)
+            await channel.basic_publish(
+                event.payload,
+                exchange=event.exchange,
+                routing_key=event.routing_key,
+                properties=spec.Basic.Properties(
+                    message_type=event.event_type, **properties_of(event)
+                ),
+                mandatory=True,
+            )
         except PublishError as error:
             return Rejected(event, f"no queue takes it: {error}")
         except DeliveryError:
@@ -173,9 +179,8 @@ class ConfirmingPublisher:
             return Rejected(event, f"it cannot be encoded: {type(error).__name__}")
         return Confirmed(event)
 
-    async def _open(self) -> AbstractChannel:
+    async def _open(self) -> Channel:
         if self._connection is None or self._connection.is_closed:
-            self._exchanges.clear()
             self._connection = await aio_pika.connect(
                 self._url,
                 ssl_context=self._tls,
@@ -185,9 +190,8 @@ class ConfirmingPublisher:
             )
             self._channel = None
         if self._channel is None or self._channel.is_closed:
-            self._exchanges.clear()
             self._channel = await self._connection.channel(on_return_raises=True)
-        return self._channel
+        return await self._channel.get_underlay_channel()
 
     async def _mend_topology(self) -> None:
         """What was not routed may lack its queue or binding, deleted while we ran.
@@ -207,11 +211,12 @@ class InProcessPublisher:
 
     async def publish(self, events: Sequence[ClaimedEvent]) -> list[PublishOutcome]:
         for event in events:
+            message = aio_pika.Message(event.payload, type=event.event_type, **properties_of(event))
             # Nobody listens to a topic, or whoever does cannot read a dead letter's body, which may
             # be anything: no fault of the event.
             with contextlib.suppress(SubscriberNotFound, ValueError):
                 await self._broker.publish(
-                    message_of(event), exchange=event.exchange, routing_key=event.routing_key
+                    message, exchange=event.exchange, routing_key=event.routing_key
                 )
         return [Confirmed(event) for event in events]
 
@@ -219,17 +224,15 @@ class InProcessPublisher:
         """Nothing is open."""
 
 
-def message_of(event: ClaimedEvent) -> aio_pika.Message:
-    """The message of an event: the row's bytes, and the same properties each time."""
-    return aio_pika.Message(
-        event.payload,
-        headers=from_json(event.headers),
-        content_type=event.content_type,
-        correlation_id=event.correlation_id,
-        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-        message_id=event.event_id,
-        # An id carries the moment when it was made: the same whenever this is published.
-        timestamp=uuid_utils.UUID(event.event_id).timestamp / 1000,
-        type=event.event_type,
-        app_id="order-service",
-    )
+def properties_of(event: ClaimedEvent) -> dict[str, Any]:
+    """What travels beside an event's payload: the same each time it is published."""
+    return {
+        "headers": from_json(event.headers),
+        "content_type": event.content_type,
+        "correlation_id": event.correlation_id,
+        "message_id": event.event_id,
+        # An id carries the moment when it was made, in milliseconds.
+        "timestamp": datetime.fromtimestamp(uuid_utils.UUID(event.event_id).timestamp / 1000, UTC),
+        "delivery_mode": PERSISTENT,
+        "app_id": "order-service",
+    }

@@ -68,9 +68,10 @@ async def _cut_links(play: Play) -> None:
 
 async def _cut_a_large_batch(play: Play, moment: Moment) -> None:
     """Of what gathers while the database stands still for a moment."""
+    await _until_all_is_decided(play)
     play.links.database.freeze()
     await play.load(12)
-    # The first to come is what was under way before.
+    # The first batch is the message that came first; the second is all that came after it.
     cut = play.arm(moment, Action.CUT, nth=2)
     play.links.database.thaw()
     await play.fired(cut)
@@ -208,6 +209,14 @@ async def _until_nothing_is_pending(play: Play, orders: int = 0) -> None:
     """Returns once so many orders are stored, and each event is published, parked or gone."""
     tables = play.stage.tables
     await _until(lambda: len(tables.order_ids()) >= orders and not tables.backlog().pending)
+
+
+async def _until_all_is_decided(play: Play) -> None:
+    """Pause the load; returns once each message was decided, and nothing is at hand."""
+    producer, service = play.stage.producer, play.stage.services[0]
+    producer.pause()
+    await producer.all_confirmed()
+    await _until(lambda: service.decided() >= producer.produced)
 
 
 async def _until(condition: Callable[[], bool]) -> None:

@@ -15,11 +15,8 @@ from tests.factories import claimed_event
 class Channel:
     """Encodes as the client library does, and confirms everything."""
 
-    async def get_exchange(self, *_: Any, **__: Any) -> Channel:
-        return self
-
-    async def publish(self, message: Any, routing_key: str, mandatory: bool) -> None:
-        pamqp.encode.short_string(message.correlation_id)
+    async def basic_publish(self, _: bytes, *, properties: Any, **__: Any) -> None:
+        pamqp.encode.short_string(properties.correlation_id)
 
 
 def publisher_on(channel: Any, monkeypatch: pytest.MonkeyPatch) -> ConfirmingPublisher:
@@ -42,7 +39,7 @@ def publisher_on(channel: Any, monkeypatch: pytest.MonkeyPatch) -> ConfirmingPub
 class Closing(Channel):
     """Ends what waits as aiormq does on a connection that is closed without a reason."""
 
-    async def publish(self, message: Any, routing_key: str, mandatory: bool) -> None:
+    async def basic_publish(self, *_: Any, **__: Any) -> None:
         raise Exception  # noqa: TRY002 - it is what the library raises
 
 
