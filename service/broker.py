@@ -34,6 +34,8 @@ CHECK_SECONDS = 1.0
 RESTORE_SECONDS = 10.0
 CLOSE_SECONDS = 3.0
 ANSWER_SECONDS = 3.0
+# A busy broker may answer later than ANSWER_SECONDS; one that is cut off from its cluster does not.
+SILENCE_SECONDS = 10.0
 LONGEST_DELAY_SECONDS = 5.0
 
 T = TypeVar("T")
@@ -173,14 +175,24 @@ class ServiceBroker(RabbitBroker):
             if not await self._has_consumer():
                 return "the broker ended the consumer: the queue may have been deleted"
             if next_restore is not None and time.monotonic() >= next_restore:
-                ours = await self._restore_topology()
+                try:
+                    ours = await self._restore_topology()
+                except TimeoutError:
+                    return f"the broker has not answered for {SILENCE_SECONDS:g} s"
                 next_restore = time.monotonic() + RESTORE_SECONDS if ours else None
 
     async def _restore_topology(self) -> bool:
-        """Whether to do so again later."""
+        """Whether to do so again later.
+
+        Raises:
+            TimeoutError: no answer. A node that is cut off from its cluster is like that: the link
+                to it is alive, and nothing comes over it.
+        """
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(SILENCE_SECONDS):
                 return self._connection is None or await self._topology.restore(self._connection)
+        except TimeoutError:
+            raise
         except LINK_FAILURES:
             return True  # whether the link is lost, the consumer will tell
 

@@ -56,13 +56,15 @@ def main(
         shutil.rmtree(folder)
         sys.exit(str(error))
     except KeyboardInterrupt:
-        sys.exit("Ended before it was done; the servers are gone.")
+        found = campaign.report
+        typer.echo("Ended before it was done; the servers are gone.", err=True)
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text(json.dumps(found.as_json(), indent=2) + "\n")
     typer.echo(json.dumps(found.as_json(), indent=2))
     if found.wrong:
         _tell_wrong(found, plan)
+    if found.wrong or len(found.cycles) < cycles:
         sys.exit(1)
     shutil.rmtree(folder)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError
 from sqlalchemy import insert, text
 from sqlalchemy.exc import OperationalError
@@ -23,6 +24,7 @@ from db.models import Order, OutboxEvent
 from service.app import ServiceApp
 from service.events import new_id
 from service.settings import Settings
+from service.topology import Topology
 from tests.factories import order_created_json
 from tests.harness import Wire, eventually, rows, running
 from tests.integration.steps import (
@@ -358,6 +360,36 @@ async def test_an_outgoing_queue_that_is_lost_comes_back_though_others_still_tak
             return False
 
         await eventually(arrives_again)
+
+
+async def test_a_node_that_keeps_the_link_and_answers_nothing_is_left(
+    settings: Settings,
+    database: Database,
+    mq_url: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a node that is cut off from its cluster: heartbeats come, and no answer."""
+    monkeypatch.setattr("service.broker.RESTORE_SECONDS", 0.5)
+    monkeypatch.setattr("service.broker.SILENCE_SECONDS", 0.5)
+    cut_off = asyncio.Event()
+    restore = Topology.restore
+
+    async def answered(topology: Topology, connection: AbstractConnection) -> bool:
+        if cut_off.is_set():
+            await asyncio.Event().wait()
+        return await restore(topology, connection)
+
+    monkeypatch.setattr(Topology, "restore", answered)
+    async with running(settings), Wire.connected(mq_url) as wire:
+        cut_off.set()
+        await eventually(lambda: logged(caplog, "consuming-stopped"))
+        cut_off.clear()
+        await send(wire, range(3))
+        await all_is_done(database, mq_url, range(3))
+
+    (stopped, *_) = told(caplog, "consuming-stopped")
+    assert "has not answered" in str(stopped["why"])
 
 
 @pytest.mark.parametrize("harm", ["queue deleted", "unbound", "exchange deleted"])
