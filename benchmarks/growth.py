@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -25,12 +26,13 @@ from benchmarks.workload import messages
 from db import orders, outbox
 from db.engine import Database
 from service.storage import open_database
+from tests.servers import AnyDatabase
 
 SERVICE = CONTESTANTS[0]
 PENDING, PUBLISHED = 1_000_000, 5_000_000
 STATES = ("empty", "pending", "published")
 LOAD_ROWS = 50_000
-CLAIMS = 30
+CLAIMS = 100
 STATEMENT_ROWS = 200
 LEASE_SECONDS = 60
 LONG_RUN_STEP = 5_000
@@ -38,6 +40,9 @@ STARTS = 3
 STALL_SECONDS = 60.0
 POLL_SECONDS = 0.05
 MILLI = 1000
+DIRTY = "SHOW GLOBAL STATUS LIKE 'Innodb_buffer_pool_pages_dirty'"
+DIRTY_PAGES = 200
+WRITING_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ class State:
     state: str
     rows: int
     claim_milliseconds: float
+    control_milliseconds: float
+    """The same claim from an outbox that holds nothing else, timed in turns with this one."""
     rows_locked: int
     orders: int
     orders_per_second: float
@@ -84,7 +91,8 @@ async def growth(
         states.append(await beside(servers, name, scale, orders_per_state))
         each = states[-1]
         tell(
-            f"{name} ({each.rows:,} rows): claim {each.claim_milliseconds:.1f} ms, "
+            f"{name} ({each.rows:,} rows): claim {each.claim_milliseconds:.1f} ms "
+            f"(control {each.control_milliseconds:.1f}), "
             f"{each.orders_per_second:.0f} orders/s, {each.peak_megabytes:.0f} MiB"
         )
     starts = [await start_seconds(servers) for _ in range(STARTS)]
@@ -106,9 +114,11 @@ async def beside(servers: Servers, state: str, scale: float, count: int) -> Stat
             batch = stage.settings.relay_batch_size
             await asyncio.to_thread(load, stage, batch, published=False)
         await asyncio.to_thread(_load_orders, stage)
+        await _until_written(servers.database)
         database = open_database(stage.settings)
         try:
-            claim, locked = await _claim(stage, database)
+            async with _control(servers) as control:
+                claim, control_claim, locked = await _claims(stage, database, control)
             plans = await _plans(database)
         finally:
             await database.dispose()
@@ -126,7 +136,9 @@ async def beside(servers: Servers, state: str, scale: float, count: int) -> Stat
             peak = running.usage().peak_bytes
         if state != "pending":
             await stage.check(await stage.drain(), {"order": count}, stored=True)
-    return State(state, rows, claim, locked, count, count / seconds, peak / 2**20, plans)
+    return State(
+        state, rows, claim, control_claim, locked, count, count / seconds, peak / 2**20, plans
+    )
 
 
 def load(stage: Stage, rows: int, *, published: bool) -> None:
@@ -179,23 +191,46 @@ def _load_orders(stage: Stage) -> None:
     stage.link.ask("DROP TABLE numbers")
 
 
-async def _claim(stage: Stage, database: Database) -> tuple[float, int]:
-    """The claim as the relay makes it, undone each time: median milliseconds, and rows locked."""
-    times, limit = [], stage.settings.relay_batch_size
+@asynccontextmanager
+async def _control(servers: Servers) -> AsyncIterator[Database]:
+    """An outbox that holds one batch, and nothing else."""
+    async with Stage.on(servers) as stage:
+        await asyncio.to_thread(load, stage, stage.settings.relay_batch_size, published=False)
+        database = open_database(stage.settings)
+        try:
+            yield database
+        finally:
+            await database.dispose()
+
+
+async def _claims(stage: Stage, database: Database, control: Database) -> tuple[float, float, int]:
+    """The claim as the relay makes it, undone each time, here and at the control in turns.
+
+    A noisy machine then slows both. Returns the median milliseconds of each, and the rows locked.
+    """
+    here, there, limit = [], [], stage.settings.relay_batch_size
     locked = 0
-    async with database.engine.connect() as connection:
+    async with database.engine.connect() as ours, control.engine.connect() as other:
         for _ in range(CLAIMS):
-            started = time.perf_counter()
-            claimed = await outbox.lock_claimable(connection, limit, lease_seconds=LEASE_SECONDS)
-            times.append(time.perf_counter() - started)
-            if claimed:
-                found = await connection.exec_driver_sql(
-                    "SELECT trx_rows_locked FROM information_schema.innodb_trx"
-                    " WHERE trx_mysql_thread_id = CONNECTION_ID()"
-                )
-                locked = int(found.scalar_one())
-            await connection.rollback()
-    return statistics.median(times) * MILLI, locked
+            there.append(await _timed_claim(other, limit))
+            await other.rollback()
+            here.append(await _timed_claim(ours, limit))
+            found = await ours.exec_driver_sql(
+                "SELECT trx_rows_locked FROM information_schema.innodb_trx"
+                " WHERE trx_mysql_thread_id = CONNECTION_ID()"
+            )
+            locked = int(found.scalar_one())
+            await ours.rollback()
+    return statistics.median(here), statistics.median(there), locked
+
+
+async def _timed_claim(connection: AsyncConnection, limit: int) -> float:
+    started = time.perf_counter()
+    claimed = await outbox.lock_claimable(connection, limit, lease_seconds=LEASE_SECONDS)
+    taken = time.perf_counter() - started
+    if len(claimed) != limit:
+        raise Wrong(f"{len(claimed)} events were claimed of {limit}")
+    return taken * MILLI
 
 
 async def _plans(database: Database) -> dict[str, list[str]]:
@@ -230,6 +265,26 @@ async def _plans(database: Database) -> dict[str, list[str]]:
             ]
             await connection.rollback()
     return plans
+
+
+async def _until_written(database: AnyDatabase) -> None:
+    """Until the server has written what was loaded: else its writing is what is measured.
+
+    Where the server is lent to us, only after the time that a private one may take.
+    """
+    if not database.private:
+        await asyncio.sleep(WRITING_SECONDS)
+        return
+    deadline = time.monotonic() + WRITING_SECONDS
+    await asyncio.to_thread(database.execute, "SET GLOBAL innodb_max_dirty_pages_pct = 0")
+    try:
+        while int((await asyncio.to_thread(database.execute, DIRTY)).split()[1]) > DIRTY_PAGES:
+            if time.monotonic() > deadline:
+                raise Wrong(f"the database is still writing after {WRITING_SECONDS:g} s")
+            await asyncio.sleep(1)
+    finally:
+        usual = "SET GLOBAL innodb_max_dirty_pages_pct = 90"
+        await asyncio.to_thread(database.execute, usual)
 
 
 async def _until_stored(stage: Stage, running: Running, count: int) -> None:

@@ -226,7 +226,7 @@ def target_rows(run: Run) -> list[list[str]]:
 
 
 def growth_rows(found: Growth) -> list[list[str]]:
-    head = ["outbox", "rows", "claim ms", "locks of a claim", "orders/s", "÷ empty"]
+    head = ["outbox", "rows", "claim ms", "÷ control", "locks of a claim", "orders/s", "÷ empty"]
     head += ["peak MiB", "÷ empty"]
     empty = found.states[0]
     rows = [
@@ -234,6 +234,7 @@ def growth_rows(found: Growth) -> list[list[str]]:
             each.state,
             f"{each.rows:,}",
             f"{each.claim_milliseconds:.2f}",
+            f"{each.claim_milliseconds / each.control_milliseconds:.2f}",
             str(each.rows_locked),
             f"{each.orders_per_second:,.0f}",
             f"{each.orders_per_second / empty.orders_per_second:.2f}",
