@@ -64,7 +64,7 @@ SABOTAGES = (
         "events are published without being persistent",
         UNDER_LOAD,
         Invariant.EVENT_IS_WELL_FORMED,
-        (Edit("service/publishing.py", "DeliveryMode.PERSISTENT", "DeliveryMode.NOT_PERSISTENT"),),
+        (Edit("service/publishing.py", "PERSISTENT = 2", "PERSISTENT = 1"),),
     ),
     Sabotage(
         "payload-written-anew",
@@ -87,8 +87,8 @@ SABOTAGES = (
         (
             Edit(
                 "service/publishing.py",
-                "message_id=event.event_id",
-                "message_id=str(uuid_utils.uuid7())",
+                '"message_id": event.event_id',
+                '"message_id": str(uuid_utils.uuid7())',
             ),
         ),
     ),
