@@ -3,6 +3,7 @@
 python -m benchmarks                 everything, 20 to 25 minutes
 python -m benchmarks --quick         the same in 2 minutes: does it run, not how fast
 python -m benchmarks --growth        what must not grow: claim, throughput, memory, idle cost
+python -m benchmarks --memory 1000000    resident memory over so many orders
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from rich.console import Console
 from benchmarks import report
 from benchmarks.contestants import CONTESTANTS, ROOT, Contestant, prepare
 from benchmarks.growth import growth as measure_growth
+from benchmarks.growth import over_many_orders
 from benchmarks.latency import WARM_UP_SECONDS, latencies
 from benchmarks.measure import Throughput, throughput
 from benchmarks.stage import Servers, Wrong
@@ -52,9 +54,9 @@ def main(
         bool, typer.Option("--growth", help="The other mode: what must not grow.")
     ] = False,
     scale: Annotated[float, typer.Option(help="--growth: share of the full row counts.")] = 1.0,
-    orders: Annotated[
-        int, typer.Option(min=0, help="--growth: orders of the long run for memory; 0: none.")
-    ] = 50_000,
+    memory: Annotated[
+        int, typer.Option(min=0, help="The third mode: memory over so many orders, a long run.")
+    ] = 0,
     keep: Annotated[
         bool, typer.Option("--keep", help="Fill docs/performance.md with this run.")
     ] = False,
@@ -65,8 +67,9 @@ def main(
     try:
         with Servers.found() as servers:
             if growth:
-                scale, orders = (QUICK_SCALE, QUICK_ORDERS) if quick else (scale, orders)
-                run = _run(_growth(servers, scale, orders, quick=quick))
+                run = _run(_growth(servers, QUICK_SCALE if quick else scale, quick=quick))
+            elif memory:
+                run = _run(_memory(servers, memory))
             else:
                 contestants = _chosen(only)
                 plan = _Plan(1, 2.0, 1) if quick else _Plan(rounds, seconds, latency_rounds)
@@ -127,17 +130,26 @@ async def _compare(
     return run
 
 
-async def _growth(servers: Servers, scale: float, orders: int, *, quick: bool) -> report.Run:
-    run = report.new_run(servers, {"scale": scale, "orders of the long run": orders})
+async def _growth(servers: Servers, scale: float, *, quick: bool) -> report.Run:
+    run = report.new_run(servers, {"scale": scale})
     run.growth = await measure_growth(
         servers,
         scale=scale,
         orders_per_state=QUICK_ORDERS if quick else 10_000,
-        long_run=orders,
         idle_seconds=10 if quick else 60,
-        tell=lambda line: console.print(line, highlight=False),
+        tell=_tell_line,
     )
     return run
+
+
+async def _memory(servers: Servers, orders: int) -> report.Run:
+    run = report.new_run(servers, {"orders": orders})
+    run.memory = await over_many_orders(servers, orders, _tell_line)
+    return run
+
+
+def _tell_line(line: str) -> None:
+    console.print(line, highlight=False)
 
 
 def _chosen(only: str) -> tuple[Contestant, ...]:

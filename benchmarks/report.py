@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contestants import CONTESTANTS, ROOT
-from benchmarks.growth import Growth
+from benchmarks.growth import Growth, Memory
 from benchmarks.latency import LOADS, Latency
 from benchmarks.measure import Throughput
 from benchmarks.plots import Bar, Points, bars, points
@@ -47,6 +47,12 @@ class Run:
     throughput: list[Throughput] = field(default_factory=list)
     latency: list[Latency] = field(default_factory=list)
     growth: Growth | None = None
+    memory: Memory | None = None
+
+    @property
+    def kind(self) -> str:
+        """Which of the three modes this is."""
+        return "growth" if self.growth else "memory" if self.memory else "throughput"
 
     def column(self, contestant: str, name: str) -> list[float]:
         return [getattr(each, name) for each in self.throughput if each.contestant == contestant]
@@ -248,15 +254,18 @@ def growth_rows(found: Growth) -> list[list[str]]:
 
 def steady_rows(found: Growth) -> list[list[str]]:
     idle = found.idle
-    rows = [
+    return [
         ["", "found"],
         ["statements per second, idle", f"{idle['statements_per_second']:.2f}"],
         ["round trips per second, idle", f"{idle['round_trips_per_second']:.2f}"],
         ["CPU of one core, idle", f"{idle['cpu_percent']:.2f} %"],
         ["seconds from start to consuming", spread(found.start_seconds, "{:.2f}")],
     ]
-    rows += [[f"resident MiB after {n:,} orders", f"{mib:.1f}"] for n, mib in _some(found.long_run)]
-    return rows
+
+
+def memory_rows(found: Memory) -> list[list[str]]:
+    rows = [["orders", "resident MiB"]]
+    return rows + [[f"{n:,}", f"{mib:.1f}"] for n, mib in _some(found.steps)]
 
 
 def plan_rows(found: Growth) -> list[list[str]]:
@@ -311,8 +320,7 @@ def show(run: Run, console: Console) -> None:
 def save(run: Run) -> Path:
     """Write JSON and plots to run/bench; returns the JSON's path."""
     RUNS.mkdir(parents=True, exist_ok=True)
-    kind = "growth" if run.growth else "throughput"
-    path = RUNS / f"{kind}-{run.made.replace(':', '').replace('+0000', 'Z')}.json"
+    path = RUNS / f"{run.kind}-{run.made.replace(':', '').replace('+0000', 'Z')}.json"
     path.write_text(
         json.dumps({**asdict(run), "targets": [asdict(t) for t in targets(run)]}, indent=1) + "\n"
     )
@@ -324,15 +332,16 @@ def save(run: Run) -> Path:
 def keep(run: Run, path: Path) -> None:
     """Make this run the one that docs/performance.md tells of."""
     EVIDENCE.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, EVIDENCE / f"performance-{'growth' if run.growth else 'throughput'}.json")
+    shutil.copyfile(path, EVIDENCE / f"performance-{run.kind}.json")
     for name, svg in _plots(run).items():
         (DOCS / name).write_text(svg)
     page = PAGE.read_text()
     for title, rows in _sections(run).items():
         page = _filled(page, title, _markdown(rows))
-    kind = "growth run" if run.growth else "main run"
     page = _filled(
-        page, kind, _markdown([["", ""], *([k, v] for k, v in _conditions(run).items())])
+        page,
+        f"{run.kind} run",
+        _markdown([["", ""], *([k, v] for k, v in _conditions(run).items())]),
     )
     PAGE.write_text(page)
 
@@ -356,6 +365,8 @@ def _sections(run: Run) -> dict[str, list[list[str]]]:
             "steady": steady_rows(run.growth),
             "plans": plan_rows(run.growth),
         }
+    if run.memory:
+        sections |= {"memory": memory_rows(run.memory)}
     return sections
 
 

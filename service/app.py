@@ -22,6 +22,7 @@ from starlette.applications import Starlette
 from yarl import URL
 
 from service.broker import ServiceBroker
+from service.completing import Completion
 from service.console import console_routes
 from service.documents import document_routes
 from service.documents.contract import Contract
@@ -32,6 +33,7 @@ from service.handover import Handover
 from service.health import Health
 from service.intake import Intake
 from service.publishing import ConfirmingPublisher, InProcessPublisher, Publisher
+from service.purging import Purge
 from service.relay import Relay
 from service.settings import Settings, load_settings
 from service.storage import check_schema, migrate, open_database, wait_for_database
@@ -97,13 +99,18 @@ class Service:
             self.publisher,
             self.metrics,
             self.handover,
+            completion=Completion(
+                self.database, self.metrics, max_attempts=settings.relay_max_attempts
+            ),
+            purge=Purge(
+                self.database,
+                retention=timedelta(hours=settings.outbox_retention_hours),
+                interval_seconds=settings.purge_interval_seconds,
+                batch_size=settings.purge_batch_size,
+            ),
             batch_size=settings.relay_batch_size,
             lease_seconds=settings.relay_lease_seconds,
             poll_seconds=settings.relay_poll_seconds,
-            max_attempts=settings.relay_max_attempts,
-            retention=timedelta(hours=settings.outbox_retention_hours),
-            purge_interval_seconds=settings.purge_interval_seconds,
-            purge_batch_size=settings.purge_batch_size,
         )
         self.intake = Intake(
             self.database,

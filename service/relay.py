@@ -16,8 +16,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -25,28 +23,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from db import outbox
 from db.engine import Database
 from db.failures import Failure, classify
+from service.completing import Completion, Counts
 from service.errors import BrokerAwayError
 from service.events import new_id
 from service.explain import explain_database
 from service.handover import Handover
-from service.publishing import Confirmed, Deferred, Publisher, PublishOutcome, Rejected
+from service.publishing import Confirmed, Publisher, PublishOutcome
+from service.purging import Purge
 from service.retry import delay_after
 from service.telemetry import Action, Metrics, log
-
-# For how long an event is kept back that its queue does not take now: longer than the election of a
-# leader, which took 0.2 to 0.6 s where a node was killed.
-DEFER_SECONDS = 4.0
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """What one run of the relay did, in events."""
-
-    claimed: int = 0
-    published: int = 0
-    retried: int = 0
-    parked: int = 0
-    deferred: int = 0
 
 
 class Relay:
@@ -59,26 +44,21 @@ class Relay:
         metrics: Metrics,
         handover: Handover,
         *,
+        completion: Completion,
+        purge: Purge,
         batch_size: int,
         lease_seconds: float,
         poll_seconds: float,
-        max_attempts: int,
-        retention: timedelta,
-        purge_interval_seconds: float,
-        purge_batch_size: int,
     ) -> None:
         self._database = database
         self._publisher = publisher
         self._metrics = metrics
         self._handover = handover
+        self._completion = completion
+        self._purge = purge
         self._batch_size = batch_size
         self._lease_seconds = lease_seconds
         self._poll_seconds = poll_seconds
-        self._max_attempts = max_attempts
-        self._retention = retention
-        self._purge_interval = purge_interval_seconds
-        self._purge_batch_size = purge_batch_size
-        self._next_purge = time.monotonic() + purge_interval_seconds
         self._next_claim = 0.0
         self._owes_claim = True
         self._stopping = False
@@ -105,7 +85,7 @@ class Relay:
                 self.busy = True
                 try:
                     counts = await self.run_once()
-                    purged = await self._purge_when_due()
+                    purged = await self._purge.when_due()
                 except (BrokerAwayError, SQLAlchemyError, TimeoutError, OSError) as error:
                     failures += 1
                     await self._give_back_handover()
@@ -149,20 +129,12 @@ class Relay:
             raise
         tried = {each.event.event_id for each in outcomes}
         held_back = [event for event in events if event.event_id not in tried]
-        with self._in_debt_for(lambda: self._complete(outcomes, held_back, token)):
-            counts = await self._complete(outcomes, held_back, token)
+        with self._in_debt_for(lambda: self._completion.write(outcomes, held_back, token)):
+            counts = await self._completion.write(outcomes, held_back, token)
         self._metrics.relay_seconds.observe(time.perf_counter() - started)
         if counts.deferred and not counts.published:
             raise BrokerAwayError("its queues take nothing now: they have no leader, or are full")
         return counts
-
-    async def purge(self) -> int:
-        """Delete one batch of events that were published longer ago than the retention time."""
-        async with self._database.transaction() as connection:
-            ids = await outbox.find_purgeable(
-                connection, retention=self._retention, limit=self._purge_batch_size
-            )
-            return await outbox.delete_published(connection, ids) if ids else 0
 
     async def _claim(self, token: str) -> list[outbox.ClaimedEvent]:
         if not len(self._handover):
@@ -236,66 +208,6 @@ class Relay:
             waiting = {of: left for of, left in waiting.items() if left and of not in failed}
         return outcomes
 
-    async def _complete(
-        self,
-        outcomes: Sequence[PublishOutcome],
-        held_back: Sequence[outbox.ClaimedEvent],
-        token: str,
-    ) -> Counts:
-        """Write down what became of each event, as far as the lease is still ours."""
-        confirmed = [each.event.event_id for each in outcomes if isinstance(each, Confirmed)]
-        rejected = [each for each in outcomes if isinstance(each, Rejected)]
-        deferred = [each.event.event_id for each in outcomes if isinstance(each, Deferred)]
-        completed = parked = 0
-        async with self._database.transaction() as connection:
-            if confirmed:
-                completed = await outbox.complete(connection, confirmed, token=token)
-            if deferred:
-                delay = delay_after(1, first_seconds=DEFER_SECONDS)
-                await outbox.defer(connection, deferred, token=token, delay=delay)
-            for each in rejected:
-                event, attempt = each.event, each.event.attempts + 1
-                if attempt >= self._max_attempts:
-                    await outbox.park(connection, event.event_id, token=token, error=each.reason)
-                    parked += 1
-                else:
-                    await outbox.retry_later(
-                        connection,
-                        event.event_id,
-                        token=token,
-                        delay=delay_after(attempt),
-                        error=each.reason,
-                    )
-            if held_back:
-                ids = [event.event_id for event in held_back]
-                await outbox.release(connection, ids, token=token)
-        if completed < len(confirmed):
-            log(Action.LEASE_LOST, logging.WARNING, events=len(confirmed) - completed)
-        self._tell(rejected)
-        self._metrics.published.inc(completed)
-        self._metrics.retried.inc(len(rejected) - parked)
-        self._metrics.parked.inc(parked)
-        return Counts(
-            claimed=len(outcomes),
-            published=completed,
-            retried=len(rejected) - parked,
-            parked=parked,
-            deferred=len(deferred),
-        )
-
-    def _tell(self, rejected: Sequence[Rejected]) -> None:
-        for each in rejected:
-            attempt = each.event.attempts + 1
-            parked = attempt >= self._max_attempts
-            log(
-                Action.EVENT_PARKED if parked else Action.EVENT_RETRIED,
-                logging.ERROR if parked else logging.WARNING,
-                event_id=each.event.event_id,
-                event_type=each.event.event_type,
-                attempt=attempt,
-                reason=each.reason,
-            )
-
     async def _give_back(self, events: Sequence[outbox.ClaimedEvent], token: str) -> None:
         """Free the claim at once, or else as soon as the database is back."""
         with (
@@ -314,21 +226,6 @@ class Relay:
         if events:
             async with self._database.transaction() as connection:
                 await outbox.release(connection, [each.event_id for each in events], token=token)
-
-    async def _purge_when_due(self) -> int:
-        if time.monotonic() < self._next_purge:
-            return 0
-        purged = 0
-        try:
-            purged = await self.purge()
-        except (SQLAlchemyError, TimeoutError, OSError) as error:
-            # Publishing does not wait for it: what is left takes room, and nothing else.
-            log(Action.PURGE_FAILED, logging.WARNING, why=explain_database(error))
-        if purged < self._purge_batch_size:
-            self._next_purge = time.monotonic() + self._purge_interval
-        if purged:
-            log(Action.PURGED, events=purged)
-        return purged
 
     async def _wait_after(self, failures: int, error: Exception) -> None:
         if isinstance(error, BrokerAwayError):

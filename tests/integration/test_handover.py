@@ -15,10 +15,10 @@ from db import outbox
 from db.engine import Database
 from db.models import OutboxEvent
 from service.app import Service
+from service.completing import Counts
 from service.errors import BrokerAwayError
 from service.events import new_id
 from service.publishing import ConfirmingPublisher, PublishOutcome
-from service.relay import Counts
 from service.settings import Settings
 from tests.harness import Wire, rows
 from tests.integration.test_costs import candidate, counting, take_in

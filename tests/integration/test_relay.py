@@ -15,11 +15,13 @@ from db import outbox
 from db.engine import Database
 from db.models import OutboxEvent
 from service.app import Service
+from service.completing import Completion, Counts
 from service.errors import BrokerAwayError
 from service.events import Row, new_id
 from service.handover import Handover
 from service.publishing import Publisher, PublishOutcome
-from service.relay import Counts, Relay
+from service.purging import Purge
+from service.relay import Relay
 from service.settings import Settings
 from service.telemetry import Metrics
 from tests.harness import Wire, rows
@@ -63,19 +65,22 @@ async def put(database: Database, *events: Row) -> None:
 
 
 def relay_of(service: Service, publisher: Publisher) -> Relay:
+    metrics = Metrics()
     return Relay(
         service.database,
         publisher,
-        Metrics(),
+        metrics,
         Handover(capacity=100, lease_seconds=60),
+        completion=Completion(service.database, metrics, max_attempts=2),
+        purge=purge_of(service),
         batch_size=100,
         lease_seconds=60,
         poll_seconds=0.1,
-        max_attempts=2,
-        retention=timedelta(hours=1),
-        purge_interval_seconds=60,
-        purge_batch_size=10,
     )
+
+
+def purge_of(service: Service) -> Purge:
+    return Purge(service.database, retention=timedelta(hours=1), interval_seconds=60, batch_size=10)
 
 
 async def test_the_bytes_of_the_row_are_published_under_its_event_id(
@@ -346,9 +351,9 @@ async def test_purging_takes_old_published_events_in_batches_and_nothing_else(
                 "WHERE aggregate_id = 'parked'"
             )
         )
-    relay = relay_of(service, service.publisher)
+    purge = purge_of(service)
 
-    assert [await relay.purge() for _ in range(4)] == [10, 10, 5, 0]
+    assert [await purge.batch() for _ in range(4)] == [10, 10, 5, 0]
     assert {row.aggregate_id for row in await rows(database, OutboxEvent)} == {"kept", "parked"}
 
 
