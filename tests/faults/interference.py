@@ -73,7 +73,7 @@ def threads_of_services(stage: Stage, cursor: Cursor) -> list[int]:
     """The server's ids of all sessions in the stage's database, but for the asking one."""
     # Not from information_schema.processlist: MySQL fails where a statement of theirs holds bytes.
     cursor.execute("SHOW PROCESSLIST")
-    own = cursor.connection.thread_id()
+    own = cursor.connection.thread_id()  # type: ignore[no-untyped-call]
     return [row[0] for row in cursor.fetchall() if row[3] == stage.vhost and row[0] != own]
 
 
