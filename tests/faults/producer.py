@@ -133,25 +133,26 @@ class Producer:
         except DeliveryError:
             # A channel that was first used between two leaders may be refused for ever.
             await asyncio.sleep(RETRY_SECONDS)
-            if self._channel is channel:
-                self._give_up_link()
+            self._give_up_link(channel)
         except LINK_FAILURES:
-            self._give_up_link()
+            self._give_up_link(channel)
         except asyncio.CancelledError:
             if told_to_end():
                 raise
-            self._give_up_link()
+            self._give_up_link(channel)
         except Exception as error:
             if type(error) is not Exception:  # what aiormq says of a link that was closed
                 raise
-            self._give_up_link()
+            self._give_up_link(channel)
         else:
             return True
         return False
 
-    def _give_up_link(self) -> None:
-        self._linked.clear()
-        self._broken.set()
+    def _give_up_link(self, channel: AbstractChannel) -> None:
+        """Unless it was given up already: what fails late must not end the next link as well."""
+        if self._channel is channel:
+            self._linked.clear()
+            self._broken.set()
 
     async def _keep_linked(self) -> None:
         while True:
