@@ -213,7 +213,8 @@ def _amount(cents: int, rng: random.Random) -> str:
 
 
 def _line(line: Line, rng: random.Random) -> str:
-    price = line.price if rng.random() < 0.5 else json.dumps(line.price + "0")
+    longer = line.price + ("0" if "." in line.price else ".0")
+    price = line.price if rng.random() < 0.5 else json.dumps(longer)
     sku = json.dumps(line.sku, ensure_ascii=rng.random() < 0.5)
     fields = [f'"sku": {sku}', f'"quantity": {line.quantity}', f'"unitPrice": {price}']
     return "{" + ", ".join(rng.sample(fields, len(fields))) + "}"
