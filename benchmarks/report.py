@@ -232,7 +232,7 @@ def target_rows(run: Run) -> list[list[str]]:
 
 
 def growth_rows(found: Growth) -> list[list[str]]:
-    head = ["outbox", "rows", "claim ms", "÷ control", "locks of a claim", "orders/s", "÷ empty"]
+    head = ["outbox", "rows", "claim ms", "÷ control", "locks of a claim", "orders/s", "÷ control"]
     head += ["peak MiB", "÷ empty"]
     empty = found.states[0]
     rows = [
@@ -243,7 +243,7 @@ def growth_rows(found: Growth) -> list[list[str]]:
             f"{each.claim_milliseconds / each.control_milliseconds:.2f}",
             str(each.rows_locked),
             f"{each.orders_per_second:,.0f}",
-            f"{each.orders_per_second / empty.orders_per_second:.2f}",
+            f"{each.orders_per_second / each.control_per_second:.2f}",
             f"{each.peak_megabytes:.0f}",
             f"{each.peak_megabytes / empty.peak_megabytes:.2f}",
         ]
