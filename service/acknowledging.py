@@ -21,12 +21,10 @@ from types import TracebackType
 from typing import Any, ClassVar, Protocol
 from weakref import WeakKeyDictionary
 
-from aio_pika.exceptions import AMQPError
 from faststream import BaseMiddleware
 from faststream.exceptions import RejectMessage
 
-# A link that is gone: the broker hands the message out again. aiormq says so with a RuntimeError.
-LINK_FAILURES = (AMQPError, OSError, TimeoutError, RuntimeError)
+from service.link import LINK_FAILURES
 
 
 class Settleable(Protocol):
@@ -109,14 +107,10 @@ class Acknowledging(BaseMiddleware[Any, Any]):
     _of_channel: ClassVar[WeakKeyDictionary[Any, Acknowledgements]] = WeakKeyDictionary()
 
     async def on_receive(self) -> None:
-        try:
+        self._acknowledgements = Acknowledgements()
+        with contextlib.suppress(*LINK_FAILURES):
             channel = self.msg.channel
-            known = self._of_channel.get(channel)
-        except LINK_FAILURES:
-            channel = known = None
-        self._acknowledgements = known or Acknowledgements()
-        if known is None and channel is not None:
-            self._of_channel[channel] = self._acknowledgements
+            self._acknowledgements = self._of_channel.setdefault(channel, self._acknowledgements)
 
     async def after_processed(
         self,

@@ -16,20 +16,16 @@ from typing import Any, TypeVar, cast
 
 import aio_pika
 from aio_pika.abc import AbstractConnection
-from aio_pika.exceptions import AMQPError
 from aiormq import Channel
 from faststream.exceptions import FastStreamException
 from faststream.rabbit import RabbitBroker, RabbitQueue
 
-from service.cancellation import told_to_end
 from service.explain import explain_broker
+from service.link import LINK_FAILURES, loss_as_error
 from service.retry import delay_after
 from service.telemetry import Action, log
 from service.topology import Topology
 
-# aiormq says with a RuntimeError that a channel or connection is gone, and with the other where a
-# load balancer without a node behind it accepts and hangs up.
-LINK_FAILURES = (AMQPError, OSError, TimeoutError, RuntimeError, StopAsyncIteration)
 CHECK_SECONDS = 1.0
 RESTORE_SECONDS = 10.0
 CLOSE_SECONDS = 3.0
@@ -92,14 +88,14 @@ class ServiceBroker(RabbitBroker):
             await prepare()
             delay = 0.0
             try:
-                await self._establish()
+                # Told to end, it leaves the link as it is: those at hand may still finish.
+                with loss_as_error():
+                    await self._establish()
                 failures = 0
                 log(Action.CONSUMING, broker=self._name, queue=self._incoming.name)
                 why = await self._until_lost(trouble)
                 log(Action.CONSUMING_STOPPED, logging.WARNING, broker=self._name, why=why)
-            except (*LINK_FAILURES, FastStreamException, asyncio.CancelledError) as error:
-                if told_to_end():
-                    raise  # with the link as it is: those at hand may still finish
+            except (*LINK_FAILURES, FastStreamException) as error:
                 failures += 1
                 delay = delay_after(
                     failures, first_seconds=0.5, longest_seconds=LONGEST_DELAY_SECONDS
@@ -172,7 +168,7 @@ class ServiceBroker(RabbitBroker):
                 return "the link to the broker was lost"
             if (why := trouble()) is not None:
                 return why
-            if not await self._has_consumer():
+            if not await self._has_consumer() and not self._lost.is_set():
                 return "the broker ended the consumer: the queue may have been deleted"
             if next_restore is not None and time.monotonic() >= next_restore:
                 try:
@@ -190,7 +186,10 @@ class ServiceBroker(RabbitBroker):
         """
         try:
             async with asyncio.timeout(SILENCE_SECONDS):
-                return self._connection is None or await self._topology.restore(self._connection)
+                with loss_as_error():
+                    return self._connection is None or await self._topology.restore(
+                        self._connection
+                    )
         except TimeoutError:
             raise
         except LINK_FAILURES:
@@ -199,9 +198,10 @@ class ServiceBroker(RabbitBroker):
     async def _has_consumer(self) -> bool:
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                # The declarer remembers the subscriber's queue, so this declares nothing.
-                queue = await self.declare_queue(self._incoming)
-                channel = await queue.channel.get_underlay_channel()
+                with loss_as_error():
+                    # The declarer remembers the subscriber's queue, so this declares nothing.
+                    queue = await self.declare_queue(self._incoming)
+                    channel = await queue.channel.get_underlay_channel()
         except LINK_FAILURES:
             return False
         return not channel.is_closed and bool(cast("Channel", channel).consumers)
@@ -240,10 +240,7 @@ async def _answer(question: Callable[[], Awaitable[T]]) -> T | None:
     """What the broker answers, or None where it does not in time or the link is lost meanwhile."""
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
-            return await question()
+            with loss_as_error():
+                return await question()
     except LINK_FAILURES:
-        return None
-    except asyncio.CancelledError:
-        if told_to_end():
-            raise
         return None

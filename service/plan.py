@@ -8,15 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from aiormq.exceptions import AMQPError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import dead_letters, orders
 from db.outbox import ClaimedEvent
 from db.records import Taken
-from service.cancellation import told_to_end
 from service.delivery import Delivery
 from service.events import Events, Row, dead_letter_row, new_id, order_row, to_publish
+from service.link import LINK_FAILURES, loss_as_error
 from service.orders import Accepted, Candidate, Conflict, Duplicate, Refused, TakenOrders
 
 LINK_ANSWER_SECONDS = 5.0
@@ -139,12 +138,9 @@ async def _link_holds(delivery: Delivery) -> bool:
     """
     try:
         async with asyncio.timeout(LINK_ANSWER_SECONDS):
-            await delivery.raw.channel.queue_declare(delivery.queue, passive=True)
-    except (AMQPError, OSError, TimeoutError, RuntimeError):
-        return False
-    except asyncio.CancelledError:
-        if told_to_end():
-            raise
+            with loss_as_error():
+                await delivery.raw.channel.queue_declare(delivery.queue, passive=True)
+    except LINK_FAILURES:
         return False
     return True
 

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import aio_pika
 import uuid_utils
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.exceptions import AMQPError, DeliveryError, PublishError
+from aio_pika.exceptions import DeliveryError, PublishError
 from aiormq import spec
 from aiormq.abc import AbstractChannel as Channel
 from aiormq.exceptions import ChannelAccessRefused, ChannelClosed
@@ -27,17 +27,14 @@ from faststream.exceptions import SubscriberNotFound
 from faststream.rabbit import RabbitBroker
 
 from db.outbox import ClaimedEvent
-from service.cancellation import told_to_end
 from service.delivery import from_json
 from service.errors import BrokerAwayError
-from service.explain import LINK_LOST, explain_broker
+from service.explain import explain_broker
+from service.link import LINK_FAILURES, loss_as_error
 from service.topology import Topology
 
 CLOSE_SECONDS = 2.0
 PERSISTENT = 2
-# aiormq says with a RuntimeError that a channel or connection is gone, and with the other where a
-# load balancer without a node behind it accepts and hangs up.
-LINK_FAILURES = (AMQPError, OSError, TimeoutError, RuntimeError, StopAsyncIteration)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,34 +102,14 @@ class ConfirmingPublisher:
         """
         try:
             async with asyncio.timeout(self._publish_timeout):
-                try:
-                    outcomes = await self._publish_together(events)
-                except ChannelClosed:
-                    # One event's fault closed the channel for all: whose, each alone will tell.
-                    # For what was on its way there the broker closes the connection too.
-                    await self.close()
-                    outcomes = [await self._publish_alone(event) for event in events]
-                if any(isinstance(outcome, Rejected) for outcome in outcomes):
-                    await self._mend_topology()
-                if any(isinstance(outcome, Deferred) for outcome in outcomes):
-                    # RabbitMQ may refuse all that follows on a channel whose first message to a
-                    # queue came between two leaders.
-                    await self.close()
+                with loss_as_error():
+                    return await self._publish_and_mend(events)
         except LINK_FAILURES as error:
             await self.close()
             raise BrokerAwayError(explain_broker(error)) from error
-        except asyncio.CancelledError as error:
+        except asyncio.CancelledError:
             await self.close()
-            if told_to_end():
-                raise
-            raise BrokerAwayError(LINK_LOST) from error
-        except Exception as error:
-            if type(error) is not Exception:
-                raise
-            # So aiormq ends whatever waits on a connection that is closed without a reason.
-            await self.close()
-            raise BrokerAwayError(LINK_LOST) from error
-        return outcomes
+            raise
 
     async def close(self) -> None:
         connection, self._connection, self._channel = self._connection, None, None
@@ -141,6 +118,22 @@ class ConfirmingPublisher:
             with contextlib.suppress(*LINK_FAILURES):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await connection.close()
+
+    async def _publish_and_mend(self, events: Sequence[ClaimedEvent]) -> list[PublishOutcome]:
+        try:
+            outcomes = await self._publish_together(events)
+        except ChannelClosed:
+            # One event's fault closed the channel for all: whose, each alone will tell.
+            # For what was on its way there the broker closes the connection too.
+            await self.close()
+            outcomes = [await self._publish_alone(event) for event in events]
+        if any(isinstance(outcome, Rejected) for outcome in outcomes):
+            await self._mend_topology()
+        if any(isinstance(outcome, Deferred) for outcome in outcomes):
+            # RabbitMQ may refuse all that follows on a channel whose first message to a queue came
+            # between two leaders.
+            await self.close()
+        return outcomes
 
     async def _publish_together(self, events: Sequence[ClaimedEvent]) -> list[PublishOutcome]:
         channel = await self._open()
@@ -211,10 +204,12 @@ class InProcessPublisher:
 
     async def publish(self, events: Sequence[ClaimedEvent]) -> list[PublishOutcome]:
         for event in events:
-            message = aio_pika.Message(event.payload, type=event.event_type, **properties_of(event))
             # Nobody listens to a topic, or whoever does cannot read a dead letter's body, which may
             # be anything: no fault of the event.
             with contextlib.suppress(SubscriberNotFound, ValueError):
+                message = aio_pika.Message(
+                    event.payload, type=event.event_type, **properties_of(event)
+                )
                 await self._broker.publish(
                     message, exchange=event.exchange, routing_key=event.routing_key
                 )

@@ -17,12 +17,13 @@ from typing import IO, cast
 
 import aio_pika
 from aio_pika.abc import AbstractExchange
-from aio_pika.exceptions import AMQPError, DeliveryError, PublishError
+from aio_pika.exceptions import DeliveryError, PublishError
 
 from service.codec import decode
 from service.errors import BrokerAwayError, Refusal
 from service.events import new_id
 from service.explain import explain_broker
+from service.link import LINK_FAILURES, loss_as_error
 from service.settings import Settings
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -83,18 +84,21 @@ async def send(
     slots = asyncio.Semaphore(IN_FLIGHT)
     try:
         async with AsyncExitStack() as stack:
-            connection = await aio_pika.connect(
-                settings.broker,
-                timeout=settings.mq_connect_timeout_seconds,
-                ssl_context=settings.broker_tls(),
-            )
+            with loss_as_error():
+                connection = await aio_pika.connect(
+                    settings.broker,
+                    timeout=settings.mq_connect_timeout_seconds,
+                    ssl_context=settings.broker_tls(),
+                )
             await stack.enter_async_context(connection)
             channel = await connection.channel(on_return_raises=True)
 
             async def publish(line: bytes) -> None:
                 try:
                     async with asyncio.timeout(settings.publish_timeout_seconds):
-                        await _publish(channel.default_exchange, line, settings, sent)
+                        # A cancelled task would end its group without an error.
+                        with loss_as_error():
+                            await _publish(channel.default_exchange, line, settings, sent)
                 finally:
                     slots.release()
                 progress(sent)
@@ -108,7 +112,7 @@ async def send(
                         continue
                     await slots.acquire()
                     tasks.create_task(publish(line))
-    except* (AMQPError, OSError, TimeoutError, RuntimeError) as errors:
+    except* LINK_FAILURES as errors:
         error = errors.exceptions[0]
         raise BrokerAwayError(explain_broker(error)) from error
     return sent

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from service.cancellation import told_to_end
+from service.link import told_to_end
 from service.retry import delay_after
 from service.telemetry import Action, log, where
 

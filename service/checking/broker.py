@@ -21,6 +21,7 @@ from aiormq.exceptions import ChannelAccessRefused, ChannelLockedResource
 
 from service.checking import management, refusals
 from service.checking.findings import Finding, Level
+from service.link import LINK_FAILURES, loss_as_error
 from service.settings import Settings
 from service.topology import Mismatch, Queue, Topology
 
@@ -41,16 +42,17 @@ async def check_broker(settings: Settings) -> list[Finding]:
     with refusals.silent_driver():
         try:
             connection = await _connect(settings)
-        except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
+        except LINK_FAILURES as error:
             return _no_connection(settings, error)
         findings = _connected(settings, connection)
         try:
-            findings += await _look(settings, connection)
-        except (AMQPError, OSError, TimeoutError, RuntimeError) as error:
+            with loss_as_error():
+                findings += await _look(settings, connection)
+        except LINK_FAILURES as error:
             why = refusals.explain(error)
             findings.append(_finding("stopped answering", Level.WRONG, why))
         finally:
-            with contextlib.suppress(AMQPError, OSError, TimeoutError, RuntimeError):
+            with contextlib.suppress(*LINK_FAILURES):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await connection.close()
     return findings
@@ -59,9 +61,10 @@ async def check_broker(settings: Settings) -> list[Finding]:
 async def _connect(settings: Settings) -> AbstractConnection:
     seconds = settings.mq_connect_timeout_seconds
     async with asyncio.timeout(seconds):
-        return await aio_pika.connect(
-            settings.broker, timeout=seconds, ssl_context=settings.broker_tls()
-        )
+        with loss_as_error():
+            return await aio_pika.connect(
+                settings.broker, timeout=seconds, ssl_context=settings.broker_tls()
+            )
 
 
 def _connected(settings: Settings, connection: AbstractConnection) -> list[Finding]:

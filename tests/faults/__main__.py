@@ -50,17 +50,19 @@ def main(
     typer.echo(f"seed {seed}, commit {commit()}, faults {', '.join(_names(plan))}")
     folder = Path(tempfile.mkdtemp(prefix="orders-faults-"))
     campaign = Campaign(plan, folder, commit=commit(), tell=typer.echo)
+    found = campaign.report
     try:
-        found = asyncio.run(campaign.run())
+        asyncio.run(campaign.run())
     except ServersError as error:
         shutil.rmtree(folder)
         sys.exit(str(error))
     except KeyboardInterrupt:
-        found = campaign.report
         typer.echo("Ended before it was done; the servers are gone.", err=True)
-    if report is not None:
-        report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text(json.dumps(found.as_json(), indent=2) + "\n")
+    finally:
+        # Also of a campaign that ends by an error of its own.
+        if report is not None:
+            report.parent.mkdir(parents=True, exist_ok=True)
+            report.write_text(json.dumps(found.as_json(), indent=2) + "\n")
     typer.echo(json.dumps(found.as_json(), indent=2))
     if found.wrong:
         _tell_wrong(found, plan)

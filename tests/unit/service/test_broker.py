@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from aio_pika.exceptions import AMQPError
 
-from service.broker import _answer
+import service.broker
+from service.broker import ServiceBroker, _answer
+from service.settings import Settings
+from service.subscribers import incoming_queue
+from service.topology import Topology
 
 
 @pytest.mark.parametrize(
@@ -28,3 +33,38 @@ async def test_who_is_told_to_end_while_asking_ends() -> None:
 
     with pytest.raises(asyncio.CancelledError):
         await asking
+
+
+@pytest.mark.parametrize("asked", ["the consumer's channel", "the topology"])
+async def test_a_link_that_is_lost_while_it_is_looked_after_is_told_as_the_loss_of_the_link(
+    asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topology = Topology.of(Settings())
+    broker = ServiceBroker(
+        "amqp://broker/",
+        broker_name="broker",
+        incoming=incoming_queue(topology),
+        topology=topology,
+        connect_timeout_seconds=1,
+        stop_timeout_seconds=1,
+    )
+
+    async def lost_meanwhile(*_: Any) -> Any:
+        """Ends as the client ends whoever waits for an answer on a link that it loses."""
+        await broker._closed()
+        raise asyncio.CancelledError
+
+    async def consumes() -> bool:
+        return True
+
+    monkeypatch.setattr(service.broker, "CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(service.broker, "RESTORE_SECONDS", 0)
+    if asked == "the topology":
+        monkeypatch.setattr(broker, "_has_consumer", consumes)
+        monkeypatch.setattr(broker, "_connection", object())
+        monkeypatch.setattr(broker, "_topology", type("", (), {"restore": lost_meanwhile}))
+    else:
+        monkeypatch.setattr(broker, "declare_queue", lost_meanwhile)
+
+    async with asyncio.timeout(5):
+        assert "lost" in await broker._until_lost(lambda: None)
