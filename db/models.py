@@ -50,14 +50,15 @@ class OutboxEvent(SQLModel, table=True):
     it. Claimed from birth: there is a `lease_token` and no `lease_until`; the lease runs from
     `created_at`, which is the server's clock. `ix_outbox_waiting` carries the claim's filter and
     order, and no column of it is touched by a claim. `ix_outbox_aggregate` finds an earlier event
-    of the same aggregate that is still unpublished.
+    of the same aggregate that is still unpublished. Both begin with `published_at`: what waits is
+    one short stretch at their beginning, however many events were published before.
     """
 
     __tablename__ = "outbox"
     __table_args__ = (
         Index("uq_outbox_event_id", "event_id", unique=True),
         Index("ix_outbox_waiting", "published_at", "parked_at", "id"),
-        Index("ix_outbox_aggregate", "aggregate_id", "aggregate_type", "published_at", "id"),
+        Index("ix_outbox_aggregate", "published_at", "aggregate_id", "aggregate_type", "id"),
     )
 
     id: int | None = Field(

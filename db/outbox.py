@@ -207,9 +207,9 @@ FOLLOWERS = (
         _UNPUBLISHED,
     )
     .order_by(
+        col(OutboxEvent.published_at),
         col(OutboxEvent.aggregate_id),
         col(OutboxEvent.aggregate_type),
-        col(OutboxEvent.published_at),
         col(OutboxEvent.id),
     )
     .limit(bindparam("most", type_=Integer))

@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 from sqlmodel import SQLModel
 
-from db import schema
+from db import outbox, schema
 from db.engine import Database
 from db.migrations.comparison import compare_type, include_name
 from service.errors import SchemaBehindError
 from service.settings import Settings
 from service.storage import check_schema, migrate, open_database
+from tests.integration.test_relay import event, put
+
+EVENTS = 3_000
 
 
 def differences(connection: Connection) -> list[object]:
@@ -44,6 +49,46 @@ async def test_other_tables_in_the_database_are_left_alone(database: Database) -
 async def test_migrating_twice_changes_nothing(database: Database) -> None:
     await migrate(database)
     await check_schema(database)
+
+
+async def test_the_relay_of_a_running_service_finds_its_indexes_at_any_moment_of_a_migration(
+    database: Database,
+) -> None:
+    await migrate_to(database, "0001")
+    await put(database, *(event() for _ in range(EVENTS)))
+    claims = 0
+
+    async def claim_until(migrated: asyncio.Task[None]) -> None:
+        nonlocal claims
+        while not migrated.done():
+            async with database.trial() as connection:
+                found = await outbox.lock_claimable(connection, 10, lease_seconds=60)
+                assert len(found) == 10
+            claims += 1
+
+    for version in ("0002", "0001", "head"):
+        migrated = asyncio.create_task(migrate_to(database, version))
+        await claim_until(migrated)
+        await migrated
+
+    assert claims > 3
+    async with database.engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+        assert (await outbox.measure_backlog(connection)).pending == EVENTS
+
+
+async def migrate_to(database: Database, version: str) -> None:
+    """By Alembic, up or down, in a connection of its own."""
+
+    def run(connection: Connection) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(schema.MIGRATIONS))
+        config.attributes["connection"] = connection
+        newer = version != "0001"
+        (command.upgrade if newer else command.downgrade)(config, version)
+
+    async with database.engine.begin() as connection:
+        await connection.run_sync(run)
 
 
 async def test_a_database_without_our_tables_is_told_to_be_migrated(settings: Settings) -> None:
