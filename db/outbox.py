@@ -89,6 +89,8 @@ _WAITING = (_UNPUBLISHED, col(OutboxEvent.parked_at).is_(None))
 # that another relay is writing.
 _BY_EVENT_ID = "FORCE INDEX (uq_outbox_event_id)"
 _BY_AGGREGATE = "FORCE INDEX (ix_outbox_aggregate)"
+# Which of the two indexes that begin with `published_at` is meant: this one holds no wide id.
+_BY_WAITING = "FORCE INDEX (ix_outbox_waiting)"
 _THESE = col(OutboxEvent.event_id).in_(bindparam("these", expanding=True))
 _HELD = (_THESE, col(OutboxEvent.lease_token) == bindparam("holder"))
 _FREE = {"lease_token": None, "lease_until": None}
@@ -151,7 +153,7 @@ _EARLIER, _LATER = _another(operator.lt), _another(operator.gt)
 def _claimable() -> Select[Any]:
     return (
         select(*_CLAIMED)
-        .with_hint(OutboxEvent, "FORCE INDEX (ix_outbox_waiting)", "mysql")
+        .with_hint(OutboxEvent, _BY_WAITING, "mysql")
         .where(_UNPUBLISHED, _free(), ~_EARLIER)
         .order_by(col(OutboxEvent.id))
         .limit(bindparam("most", type_=Integer))
@@ -308,11 +310,15 @@ async def measure_backlog(connection: AsyncConnection) -> Backlog:
     """Count what waits and what is parked, and how long the oldest waiting event has waited."""
     parked = col(OutboxEvent.parked_at).is_not(None)
     rows = await connection.execute(
-        select(parked, func.count()).where(_UNPUBLISHED).group_by(parked)
+        select(parked, func.count())
+        .with_hint(OutboxEvent, _BY_WAITING, "mysql")
+        .where(_UNPUBLISHED)
+        .group_by(parked)
     )
     counts = {bool(row[0]): row[1] for row in rows}
     oldest = await connection.execute(
         select(col(OutboxEvent.created_at), database_now())
+        .with_hint(OutboxEvent, _BY_WAITING, "mysql")
         .where(*_WAITING)
         .order_by(col(OutboxEvent.id))
         .limit(1)
@@ -328,7 +334,9 @@ async def find_unsettled(connection: AsyncConnection, limit: int) -> list[Unsett
     At most `limit` of each; `ix_outbox_waiting` has both in this order.
     """
     parked_at = col(OutboxEvent.parked_at)
-    unpublished = select(*_UNSETTLED).where(col(OutboxEvent.published_at).is_(None))
+    unpublished = (
+        select(*_UNSETTLED).with_hint(OutboxEvent, _BY_WAITING, "mysql").where(_UNPUBLISHED)
+    )
     parked = unpublished.where(parked_at.is_not(None)).order_by(parked_at.desc()).limit(limit)
     waiting = unpublished.where(parked_at.is_(None)).order_by(col(OutboxEvent.id)).limit(limit)
     rows = await connection.execute(
@@ -343,6 +351,7 @@ async def find_purgeable(
     """Ids of events that were published longer ago than `retention`, oldest first."""
     rows = await connection.execute(
         select(col(OutboxEvent.id))
+        .with_hint(OutboxEvent, _BY_WAITING, "mysql")
         .where(col(OutboxEvent.published_at) < database_now(-retention.total_seconds()))
         .order_by(col(OutboxEvent.published_at))
         .limit(limit)

@@ -29,7 +29,8 @@ _DATABASE = {
     1040: "it has no connection left (max_connections)",
     1203: "the user has no connection left (max_user_connections)",
     1044: "the user has no rights on this database (DB_USER, DB_NAME)",
-    1045: "it refused the login: wrong user or password (DB_USER, DB_PASSWORD)",
+    # Also for a user who has to use TLS (REQUIRE SSL) and does not.
+    1045: "it refused the login: wrong user or password (DB_USER, DB_PASSWORD), or no TLS (DB_TLS)",
     1049: "the database does not exist: create it, or correct DB_NAME",
     1053: "it is shutting down",
     1054: "a column is missing: run `orders migrate`",

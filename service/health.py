@@ -37,10 +37,6 @@ class Report:
     relay_alive: bool
     asked_at: float
 
-    @property
-    def ready(self) -> bool:
-        return self.database_up and self.consuming and self.relay_alive
-
 
 class Health:
     """Asks the database, the consumer and the relay, and answers over HTTP."""
@@ -111,15 +107,16 @@ class Health:
         return JSONResponse(body, 200 if ok else 503)
 
     async def ready(self, _: Request) -> Response:
-        report = await self.report()
+        report, dead = await self.report(), self._supervisor.dead
         checks = {
             "broker": "consuming" if report.consuming else "not consuming",
             "database": "answering" if report.database_up else "not answering",
+            "intake": "alive",
             "relay": "alive" if report.relay_alive else "stalled",
-        }
+        } | dict.fromkeys(dead, "dead")
+        ready = report.database_up and report.consuming and report.relay_alive and not dead
         return JSONResponse(
-            {"status": "READY" if report.ready else "NOT_READY", **checks},
-            200 if report.ready else 503,
+            {"status": "READY" if ready else "NOT_READY", **checks}, 200 if ready else 503
         )
 
     async def live(self, _: Request) -> Response:

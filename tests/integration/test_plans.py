@@ -39,7 +39,7 @@ Ask = Callable[[AsyncConnection], Awaitable[object]]
 
 
 async def plan_of(database: Database, ask: Ask) -> list[tuple[str, str | None]]:
-    """By which index the server means to read each table of the one statement that `ask` makes."""
+    """By which index the server means to read each table of the statements that `ask` makes."""
     asked: list[tuple[str, Any]] = []
 
     def remember(*arguments: Any) -> None:
@@ -50,11 +50,13 @@ async def plan_of(database: Database, ask: Ask) -> list[tuple[str, str | None]]:
         event.listen(engine, "before_cursor_execute", remember)
         await ask(connection)
         event.remove(engine, "before_cursor_execute", remember)
-        ((statement, parameters),) = asked
-        plan = await connection.exec_driver_sql(
-            f"EXPLAIN FORMAT=TRADITIONAL {statement}", parameters
-        )
-        rows = [(row["table"], row["key"]) for row in plan.mappings()]
+        assert asked
+        rows: list[tuple[str | None, str | None]] = []
+        for statement, parameters in asked:
+            plan = await connection.exec_driver_sql(
+                f"EXPLAIN FORMAT=TRADITIONAL {statement}", parameters
+            )
+            rows += [(row["table"], row["key"]) for row in plan.mappings()]
         return [(table, key) for table, key in rows if table and table[0] != "<"]
 
 
@@ -124,6 +126,13 @@ async def test_the_purge_finds_what_is_old_by_its_index(stale: Database) -> None
     )
 
     assert plan == [("outbox", "ix_outbox_waiting")]
+
+
+@pytest.mark.parametrize(
+    "look", [outbox.measure_backlog, lambda link: outbox.find_unsettled(link, 20)]
+)
+async def test_what_waits_is_counted_and_listed_by_its_index(stale: Database, look: Ask) -> None:
+    assert {index for _, index in await plan_of(stale, look)} == {"ix_outbox_waiting"}
 
 
 async def test_the_claim_reads_a_few_rows_for_each_that_it_gets(stale: Database) -> None:

@@ -43,7 +43,11 @@ def unreachable(cause: Exception) -> DBAPIError:
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        (1045, "it refused the login: wrong user or password (DB_USER, DB_PASSWORD)"),
+        (
+            1045,
+            "it refused the login: wrong user or password (DB_USER, DB_PASSWORD), "
+            "or no TLS (DB_TLS)",
+        ),
         (1049, "the database does not exist: create it, or correct DB_NAME"),
         (1146, "a table is missing: run `orders migrate`"),
         (2013, "the link was lost"),
