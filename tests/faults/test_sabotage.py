@@ -1,6 +1,6 @@
-"""The sabotages themselves: each still applies to the service as it is, and is told of.
+"""The sabotages: each still applies to the service as it is, and some are played.
 
-That the checker turns red on each takes minutes: `make sabotage` plays them.
+That the checker turns red on each takes ten minutes: `make sabotage` plays them all.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ from tests.faults.sabotage.__main__ import table
 from tests.faults.sabotage.catalogue import SABOTAGES, Sabotage
 from tests.faults.sabotage.patch import Edit, NotApplicableError, copy_of_the_code, patched
 from tests.faults.sabotage.scenes import BESIDE_A_STALLED_CLAIM, SCENES
+from tests.faults.sabotage.trial import UNSABOTAGED, Trial
+from tests.faults.setting import Servers
 from tests.faults.verdict import Invariant
 from tests.processes import ROOT
 
 FEWEST = 12
+# Of those that need nothing but load: seconds each.
+PLAYED = ("no-fingerprint", "transient-events", "poison-dropped")
 
 
 def test_there_are_enough_sabotages_each_with_a_name_a_scene_and_what_must_see_it() -> None:
@@ -35,6 +39,20 @@ def test_a_sabotage_applies_to_the_service_as_it_is(sabotage: Sabotage, tmp_path
         text = (broken / file).read_text()
         assert text != (ROOT / file).read_text()
         compile(text, file, "exec")
+
+
+@pytest.mark.servers
+async def test_the_checker_sees_each_sabotage_and_nothing_where_nothing_is_broken(
+    servers_to_break: Servers, tmp_path: Path
+) -> None:
+    sabotages = [each for each in SABOTAGES if each.name in PLAYED]
+    (scene,) = {each.scene for each in sabotages}
+
+    outcomes = await Trial(scene, sabotages, tmp_path).run(servers_to_break)
+
+    assert outcomes[UNSABOTAGED].holds, str(outcomes[UNSABOTAGED])
+    for each in sabotages:
+        assert outcomes[each.name].shows(each), f"{each.name}: {outcomes[each.name]}"
 
 
 @pytest.mark.parametrize(
