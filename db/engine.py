@@ -117,9 +117,10 @@ def _create_engine(
         "init_command": "SET time_zone = '+00:00', "
         "sql_mode = 'STRICT_ALL_TABLES,NO_ZERO_DATE,ERROR_FOR_DIVISION_BY_ZERO', "
         f"wait_timeout = {SILENCE_SECONDS}",
+        "async_creator_fn": _connect,
     }
     if tls is not None:
-        arguments |= {"ssl": tls, "async_creator_fn": _connect_encrypted}
+        arguments["ssl"] = tls
     return create_async_engine(
         url,
         # A row's parameters are a customer's data: never in an error's text, hence in no log.
@@ -135,7 +136,20 @@ def _create_engine(
     )
 
 
-class _EncryptedConnection(aiomysql.Connection):  # type: ignore[misc]
+class _Connection(aiomysql.Connection):  # type: ignore[misc]
+    """The driver's connection, with texts escaped at a fraction of the cost."""
+
+    def escape_string(self, s: str) -> str:
+        """The inside of a literal in single quotes, under our sql_mode and utf8mb4.
+
+        There the server asks for these two to be escaped and no other:
+        https://dev.mysql.com/doc/c-api/9.4/en/mysql-real-escape-string.html
+        The driver escapes five more, for the reader of a log, and goes letter by letter for it.
+        """
+        return s.replace("\\", "\\\\").replace("'", "\\'")
+
+
+class _EncryptedConnection(_Connection):
     """Hangs up before the login where the server offers no TLS.
 
     The driver would go on in plain text, and tell whoever answers there the password as it is.
@@ -147,8 +161,9 @@ class _EncryptedConnection(aiomysql.Connection):  # type: ignore[misc]
             raise OperationalError(TLS_FAILED, "the server offers no TLS")
 
 
-async def _connect_encrypted(*arguments: Any, **options: Any) -> aiomysql.Connection:
-    connection = _EncryptedConnection(*arguments, **options)
+async def _connect(*arguments: Any, **options: Any) -> aiomysql.Connection:
+    kind = _EncryptedConnection if options.get("ssl") else _Connection
+    connection = kind(*arguments, **options)
     await connection._connect()  # noqa: SLF001 - what aiomysql.connect does with its own class
     return connection
 

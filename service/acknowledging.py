@@ -98,7 +98,7 @@ def _tag(message: Settleable) -> int:
 
 
 class Acknowledging(BaseMiddleware[Any, Any]):
-    """Settles a message once its handler has ended, by how it ended.
+    """Settles a message once its handler, and what wraps it in a subclass, has ended, by how.
 
     Returned: acknowledged. `RejectMessage`: rejected as it says. Cancelled, because the link is
     gone or the process ends: nothing, the broker keeps it. Any other error: given back.
@@ -107,10 +107,15 @@ class Acknowledging(BaseMiddleware[Any, Any]):
     _of_channel: ClassVar[WeakKeyDictionary[Any, Acknowledgements]] = WeakKeyDictionary()
 
     async def on_receive(self) -> None:
-        self._acknowledgements = Acknowledgements()
-        with contextlib.suppress(*LINK_FAILURES):
+        try:
             channel = self.msg.channel
-            self._acknowledgements = self._of_channel.setdefault(channel, self._acknowledgements)
+        except LINK_FAILURES:
+            self._acknowledgements = Acknowledgements()
+            return
+        known = self._of_channel.get(channel)
+        if known is None:
+            known = self._of_channel[channel] = Acknowledgements()
+        self._acknowledgements = known
 
     async def after_processed(
         self,

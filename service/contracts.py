@@ -197,7 +197,7 @@ class _Outgoing(BaseModel):
 
 def _utc_text(moment: datetime) -> str:
     """2026-01-31T12:00:00.000000Z: UTC, always with microseconds."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
 Timestamp = Annotated[

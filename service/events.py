@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -29,6 +29,26 @@ Row = dict[str, Any]
 def new_id() -> str:
     """A UUIDv7 (RFC 9562): unique, and sorted by the time it was made."""
     return str(uuid_utils.uuid7())
+
+
+def made_at(event_id: str) -> datetime:
+    """The moment that an id carries, in milliseconds."""
+    return datetime.fromtimestamp(uuid_utils.UUID(event_id).timestamp / 1000, UTC)
+
+
+def cloud_event(event: ClaimedEvent) -> dict[str, str]:
+    """CloudEvents 1.0, AMQP protocol binding, binary content mode: headers that follow from the
+    event, and are not stored. None for a dead letter, which is a message of somebody else's."""
+    if event.event_type == DEAD_LETTER:
+        return {}
+    return {
+        "cloudEvents:specversion": "1.0",
+        "cloudEvents:id": event.event_id,
+        "cloudEvents:source": SOURCE,
+        "cloudEvents:type": event.event_type,
+        "cloudEvents:subject": event.aggregate_id,
+        "cloudEvents:time": made_at(event.event_id).isoformat(timespec="milliseconds"),
+    }
 
 
 def to_publish(row: Row) -> ClaimedEvent:
@@ -139,16 +159,7 @@ class Events:
             "content_type": "application/json",
             "correlation_id": delivery.correlation_id or event_id,
             "lease_token": None,
-            "headers": {
-                # CloudEvents 1.0, AMQP protocol binding, binary content mode.
-                "cloudEvents:specversion": "1.0",
-                "cloudEvents:id": event_id,
-                "cloudEvents:source": SOURCE,
-                "cloudEvents:type": event_type,
-                "cloudEvents:subject": aggregate[1],
-                "cloudEvents:time": now.isoformat(),
-                **delivery.trace,
-            },
+            "headers": delivery.trace,
         }
 
 

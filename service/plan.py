@@ -46,7 +46,13 @@ class Entry:
 
     subject: Candidate | Refused
     waiter: asyncio.Future[Outcome]
-    dead_letter_id: str = field(default_factory=new_id)
+    _dead_letter_id: str = ""
+
+    @property
+    def dead_letter_id(self) -> str:
+        """The same for each attempt to store it: by this it is found where that is unknown."""
+        self._dead_letter_id = self._dead_letter_id or new_id()
+        return self._dead_letter_id
 
     @property
     def waits(self) -> bool:

@@ -13,11 +13,9 @@ import ssl
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import aio_pika
-import uuid_utils
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import DeliveryError, PublishError
 from aiormq import spec
@@ -29,6 +27,7 @@ from faststream.rabbit import RabbitBroker
 from db.outbox import ClaimedEvent
 from service.delivery import from_json
 from service.errors import BrokerAwayError
+from service.events import cloud_event, made_at
 from service.explain import explain_broker
 from service.link import LINK_FAILURES, loss_as_error
 from service.topology import Topology
@@ -222,12 +221,11 @@ class InProcessPublisher:
 def properties_of(event: ClaimedEvent) -> dict[str, Any]:
     """What travels beside an event's payload: the same each time it is published."""
     return {
-        "headers": from_json(event.headers),
+        "headers": cloud_event(event) | from_json(event.headers),
         "content_type": event.content_type,
         "correlation_id": event.correlation_id,
         "message_id": event.event_id,
-        # An id carries the moment when it was made, in milliseconds.
-        "timestamp": datetime.fromtimestamp(uuid_utils.UUID(event.event_id).timestamp / 1000, UTC),
+        "timestamp": made_at(event.event_id),
         "delivery_mode": PERSISTENT,
         "app_id": "order-service",
     }

@@ -81,7 +81,8 @@ async def check_schema(database: Database) -> None:
     async with database.reading() as connection:
         found = await schema.current_version(connection)
     needed = schema.needed_version()
-    # A newer schema is fine: migrations only ever add, so that versions can overlap in a rollout.
+    # A newer schema is fine: migrations leave what older code uses, so that versions can overlap in
+    # a rollout.
     if found == needed or (found is not None and not schema.is_known(found)):
         return
     state = "has no tables of this service" if found is None else f"is at version {found}"

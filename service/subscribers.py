@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any
 
-from faststream import AckPolicy, BaseMiddleware
+from faststream import AckPolicy
 from faststream.exceptions import RejectMessage
 from faststream.message import StreamMessage
 from faststream.rabbit import Channel, ExchangeType, RabbitExchange, RabbitQueue, RabbitRouter
@@ -46,14 +46,13 @@ _delivery: ContextVar[Delivery] = ContextVar("delivery")
 
 def make_router(topology: Topology, intake: Intake, *, prefetch_count: int) -> RabbitRouter:
     """The subscriber of the incoming queue, and the description of what is published."""
-    dead_lettering = _dead_lettering(intake, topology.incoming.name)
-    router = RabbitRouter(middlewares=(Acknowledging, dead_lettering))
+    router = RabbitRouter(middlewares=(_dead_lettering(intake, topology.incoming.name),))
 
     @router.subscriber(
         incoming_queue(topology),
         channel=Channel(prefetch_count=prefetch_count),
         decoder=_decode,
-        # The first middleware acknowledges when the handler has returned: after the commit.
+        # The middleware acknowledges when the handler has returned: after the commit.
         ack_policy=AckPolicy.MANUAL,
         # A message's reply_to would have us publish where its sender says.
         no_reply=True,
@@ -97,10 +96,13 @@ async def _decode(message: StreamMessage[Any]) -> Any:
     return codec.decode(message.body, message.raw_message.content_encoding)
 
 
-def _dead_lettering(intake: Intake, queue: str) -> type[BaseMiddleware[Any, Any]]:
-    """A middleware that turns what cannot become an order into a dead letter."""
+def _dead_lettering(intake: Intake, queue: str) -> type[Acknowledging]:
+    """A middleware that turns what cannot become an order into a dead letter, and acknowledges.
 
-    class DeadLettering(BaseMiddleware[Any, Any]):
+    One, not two: what FastStream does for each middleware it does for each message.
+    """
+
+    class DeadLettering(Acknowledging):
         async def consume_scope(
             self,
             call_next: Callable[[StreamMessage[Any]], Awaitable[Any]],

@@ -69,7 +69,7 @@ def _event_headers(name: str, subject: str) -> dict[str, Any]:
         "cloudEvents:source": "/order-service",
         "cloudEvents:type": name,
         "cloudEvents:subject": subject,
-        "cloudEvents:time": "2026-01-31T12:00:00.000000+00:00",
+        "cloudEvents:time": "2026-01-31T12:00:00.000+00:00",
         "traceparent": TRACE_PARENT,
     }
 

@@ -22,8 +22,9 @@ from service.delivery import Delivery
 from service.documents.contract import Contract
 from service.documents.messages import MESSAGES
 from service.errors import Refusal
-from service.events import Events
+from service.events import Events, new_id, to_publish
 from service.orders import Candidate, Refused
+from service.publishing import properties_of
 from service.settings import Settings
 from service.topology import Topology
 
@@ -203,11 +204,13 @@ def test_an_amount_that_the_service_refuses_breaks_the_schema_too(amount: Any) -
 def test_the_headers_sent_are_the_headers_described() -> None:
     events = Events(Topology.of(Settings()))
     now = datetime(2026, 1, 31, 12, tzinfo=UTC)
-    for name, headers in {
-        "OrderProcessed": events.processed(candidate(), now)["headers"],
-        "OrderFailed": events.failed(refused(), "019a", now)["headers"],
-        "DeadLetter": events.dead_letter(refused(), "019a", now)["headers"],
+    letter_id = new_id()
+    for name, row in {
+        "OrderProcessed": events.processed(candidate(), now),
+        "OrderFailed": events.failed(refused(), letter_id, now),
+        "DeadLetter": events.dead_letter(refused(), letter_id, now),
     }.items():
+        headers = properties_of(to_publish(row))["headers"]
         described = resolved(DOCUMENT["components"]["messages"][name]["headers"])
         validator(described).validate(headers)
         own = {key for key in headers if name != "DeadLetter" or key.startswith("x-")}

@@ -88,8 +88,9 @@ SABOTAGES = (
             Edit(
                 "service/publishing.py",
                 '"message_id": event.event_id',
-                '"message_id": str(uuid_utils.uuid7())',
+                '"message_id": new_id()',
             ),
+            Edit("service/publishing.py", "import cloud_event,", "import new_id, cloud_event,"),
         ),
     ),
     Sabotage(

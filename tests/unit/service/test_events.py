@@ -11,8 +11,9 @@ import pytest
 from service.contracts import FailureReason
 from service.delivery import Delivery
 from service.errors import Refusal
-from service.events import MAX_DETAILS, Events, dead_letter_row, new_id, order_row
+from service.events import MAX_DETAILS, Events, dead_letter_row, new_id, order_row, to_publish
 from service.orders import Candidate, Refused
+from service.publishing import properties_of
 from service.settings import Settings
 from service.topology import Topology
 from tests.factories import delivery, order_created, order_created_json
@@ -64,14 +65,27 @@ def test_order_processed_is_published_as_the_contract_says() -> None:
     }
     assert (row["exchange"], row["routing_key"]) == ("order_events", "order.processed")
     assert (row["event_type"], row["content_type"]) == ("OrderProcessed", "application/json")
-    assert row["headers"] == {
+    assert row["headers"] == {}
+
+
+def test_an_event_is_a_cloud_event_and_the_same_one_each_time_it_is_published() -> None:
+    row = EVENTS.processed(candidate({"headers": {"traceparent": TRACE_PARENT}}), NOW)
+    event_id = "019a2f4b-7c00-7b3e-9d52-6f0e5a1c8d47"
+    published = properties_of(to_publish(row | {"event_id": event_id}))
+    assert published["headers"] == {
         "cloudEvents:specversion": "1.0",
-        "cloudEvents:id": row["event_id"],
+        "cloudEvents:id": event_id,
         "cloudEvents:source": "/order-service",
         "cloudEvents:type": "OrderProcessed",
         "cloudEvents:subject": "order-101",
-        "cloudEvents:time": "2026-01-31T12:00:00+00:00",
+        "cloudEvents:time": "2025-10-29T09:27:47.456+00:00",
+        "traceparent": TRACE_PARENT,
     }
+
+
+def test_a_dead_letter_is_no_event_of_ours() -> None:
+    row = EVENTS.dead_letter(refused(delivery(b"{")), new_id(), NOW)
+    assert all(key.startswith("x-") for key in properties_of(to_publish(row))["headers"])
 
 
 def test_trace_and_correlation_travel_through() -> None:
