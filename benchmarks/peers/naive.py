@@ -94,6 +94,8 @@ async def relay_batch() -> int:
     async with AsyncSession(engine) as session, session.begin():
         waiting = await session.exec(
             select(OutboxEvent)
+            # Named, for two relays that come by different indexes deadlock.
+            .with_hint(OutboxEvent, "FORCE INDEX (ix_outbox_waiting)", "mysql")
             .where(col(OutboxEvent.published_at).is_(None), col(OutboxEvent.parked_at).is_(None))
             .order_by(col(OutboxEvent.id))
             .limit(RELAY_BATCH)
