@@ -39,7 +39,9 @@ def is_known(version: str) -> bool:
 
 
 async def upgrade(connection: AsyncConnection) -> None:
-    """Bring the schema to `needed_version()`, one at a time per server. The caller commits.
+    """Bring the schema to `needed_version()`, one at a time per server, and commit.
+
+    Committed before the next one may begin: it would not see the version, and do it again.
 
     Raises:
         TimeoutError: another migration has been running for longer than `LOCK_SECONDS`.
@@ -52,6 +54,7 @@ async def upgrade(connection: AsyncConnection) -> None:
             raise TimeoutError("another migration is running")
     try:
         await connection.run_sync(_upgrade)
+        await connection.commit()
     finally:
         if locking:
             await connection.execute(select(func.release_lock(LOCK)))

@@ -67,7 +67,7 @@ def open_database(settings: Settings) -> Database:
 
 async def migrate(database: Database) -> None:
     """Bring the schema up to date; needs a user who may create and alter tables."""
-    async with database.engine.begin() as connection:
+    async with database.engine.connect() as connection:
         await schema.upgrade(connection)
 
 

@@ -115,12 +115,27 @@ async def test_identifiers_compare_byte_for_byte(database: Database) -> None:
             await connection.execute(insert, {"id": order_id})
 
 
-async def test_two_migrations_at_once_end_with_one_schema(settings: Settings) -> None:
+async def test_a_migration_is_done_for_others_before_they_may_begin(settings: Settings) -> None:
     first, second = open_database(settings), open_database(settings)
-    await asyncio.gather(migrate(first), migrate(second))
-    await check_schema(first)
-    await first.dispose()
-    await second.dispose()
+    try:
+        async with first.engine.connect() as connection:
+            await schema.upgrade(connection)
+            # While the first one's connection is still as the migration left it.
+            async with asyncio.timeout(10):
+                await migrate(second)
+    finally:
+        await first.dispose()
+        await second.dispose()
+
+
+async def test_migrations_at_once_end_with_one_schema(settings: Settings) -> None:
+    databases = [open_database(settings) for _ in range(4)]
+    try:
+        await asyncio.gather(*(migrate(each) for each in databases))
+        await check_schema(databases[0])
+    finally:
+        for each in databases:
+            await each.dispose()
 
 
 def test_the_needed_version_is_the_newest_migration() -> None:
