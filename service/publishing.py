@@ -13,13 +13,13 @@ import ssl
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import DeliveryError, PublishError
 from aiormq import spec
-from aiormq.abc import AbstractChannel as Channel
+from aiormq.channel import Channel
 from aiormq.exceptions import ChannelAccessRefused, ChannelClosed
 from faststream.exceptions import SubscriberNotFound
 from faststream.rabbit import RabbitBroker
@@ -162,6 +162,9 @@ class ConfirmingPublisher:
                     message_type=event.event_type, **properties_of(event)
                 ),
                 mandatory=True,
+                # Waiting for each to be written would have them go one after the other, each after
+                # some turns of the event loop; that the last one is written, its confirm says.
+                wait=False,
             )
         except PublishError as error:
             return Rejected(event, f"no queue takes it: {error}")
@@ -183,7 +186,7 @@ class ConfirmingPublisher:
             self._channel = None
         if self._channel is None or self._channel.is_closed:
             self._channel = await self._connection.channel(on_return_raises=True)
-        return await self._channel.get_underlay_channel()
+        return cast("Channel", await self._channel.get_underlay_channel())
 
     async def _mend_topology(self) -> None:
         """What was not routed may lack its queue or binding, deleted while we ran.
