@@ -74,11 +74,9 @@ class Completion:
             if held_back:
                 ids = [event.event_id for event in held_back]
                 await outbox.release(connection, ids, token=token)
-        if completed < len(confirmed):
-            log(Action.LEASE_LOST, logging.WARNING, events=len(confirmed) - completed)
+        tell_published(self._metrics, confirmed=len(confirmed), completed=completed)
         parked = sum(self._is_last(each) for each in rejected)
         self._tell(rejected)
-        self._metrics.published.inc(completed)
         self._metrics.retried.inc(len(rejected) - parked)
         self._metrics.parked.inc(parked)
         return Counts(
@@ -104,3 +102,10 @@ class Completion:
                 attempt=each.event.attempts + 1,
                 reason=each.reason,
             )
+
+
+def tell_published(metrics: Metrics, *, confirmed: int, completed: int) -> None:
+    """Count what was written down; the rest of what was confirmed is another relay's by now."""
+    metrics.published.inc(completed)
+    if completed < confirmed:
+        log(Action.LEASE_LOST, logging.WARNING, events=confirmed - completed)

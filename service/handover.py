@@ -1,8 +1,9 @@
-"""From a commit to the relay of the same process, without asking the database once more.
+"""From a commit to the relay of the same process and back, without a transaction more.
 
-A shortcut past the claim, and nothing rests on it: an event that is handed over stands in the
-outbox, leased from birth under this process's token. Where it is lost on the way, because the
-process dies or a server is away, its lease ends, and whoever claims next publishes it.
+Two shortcuts, past the claim and past a commit for what was published, and nothing rests on them:
+an event that is handed over stands in the outbox, leased from birth under this process's token.
+Where it is lost on the way, because the process dies or a server is away, its lease ends, and
+whoever claims next publishes it.
 """
 
 from __future__ import annotations
@@ -11,11 +12,17 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from db.outbox import ClaimedEvent
 from service.events import new_id
+from service.publishing import Confirmed
+
+# So long intake waits for the relay before a batch. A relay that hangs on a broker which does not
+# answer gives up by itself (PUBLISH_TIMEOUT_SECONDS), and takes nothing over until it is back.
+LONGEST_WAIT_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +46,16 @@ class Handover:
         self._usable_seconds = lease_seconds / 2
         self._events: deque[tuple[ClaimedEvent, float]] = deque()
         self._news = asyncio.Event()
+        self._taken = asyncio.Event()
         self.token = new_id()
         self.open = False
         """Whether the relay keeps up. Else events queue in the outbox, behind those before them."""
         self.unleased = False
         """Whether events were committed since that somebody has to claim."""
+        self.published: list[Confirmed] = []
+        """Under our token; that they are published is still to be written down."""
+        self.storing = False
+        """Whether intake is at work: its next transaction takes along what was published."""
 
     def __len__(self) -> int:
         return len(self._events)
@@ -54,6 +66,19 @@ class Handover:
             return None
         return Lease(self.token, time.monotonic() + self._usable_seconds)
 
+    async def room(self) -> None:
+        """Return once the relay has caught up so far that a lease can be given.
+
+        Or after `LONGEST_WAIT_SECONDS`, or where the relay takes nothing over now: then events
+        queue in the outbox. Else intake, whose messages come in by the hundred, would leave the
+        relay few turns of the event loop, and most events would have to be claimed.
+        """
+        if self.open and len(self._events) >= self._capacity:
+            self._taken.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+                    await self._taken.wait()
+
     def give(self, events: Sequence[ClaimedEvent], lease: Lease) -> None:
         """Hand over what was committed under this lease."""
         self._events.extend((event, lease.until) for event in events)
@@ -62,6 +87,7 @@ class Handover:
     def take(self, limit: int) -> list[ClaimedEvent]:
         """The oldest that are here, without those whose lease may be over before they are out."""
         now = time.monotonic()
+        self._taken.set()
         there = [self._events.popleft() for _ in range(min(limit, len(self._events)))]
         return [event for event, until in there if now < until]
 
@@ -70,9 +96,48 @@ class Handover:
         self.unleased = True
         self._news.set()
 
+    @property
+    def holds_something(self) -> bool:
+        """Whether something here is still to be published, or to be written down."""
+        return bool(self._events or self.published)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is something for the relay to do, now."""
+        return bool(self._events or (self.published and not self.storing))
+
+    def leave(self, published: Sequence[Confirmed], token: str) -> bool:
+        """Leave for intake to write down what was published; False where it will not do that."""
+        if not self.storing or token != self.token:
+            return False
+        self.published += published
+        return True
+
+    @contextmanager
+    def taking_along(self) -> Iterator[list[Confirmed]]:
+        """What was published, for a transaction of intake in this block to write down.
+
+        Where that fails it is here again, and the relay's to write.
+        """
+        self.storing = True
+        taken, self.published = self.published, []
+        try:
+            yield taken
+        except BaseException:
+            self.published = taken + self.published
+            self.rest()
+            raise
+
+    def rest(self) -> None:
+        """Intake has nothing to store for now: what is left to write down, the relay writes."""
+        self.storing = False
+        if self.published:
+            self._news.set()
+
     def close(self) -> None:
         """Give no more leases, and wake whoever waits."""
         self.open = False
+        self._taken.set()
         self._news.set()
 
     async def wait(self, seconds: float) -> None:

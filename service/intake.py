@@ -19,6 +19,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -27,6 +28,7 @@ from db import dead_letters, orders, outbox
 from db.engine import Database
 from db.failures import RIGHT_ERRORS, Failure, classify, error_number
 from db.outbox import ClaimedEvent
+from service.completing import tell_published
 from service.errors import BrokerAwayError, DatabaseAwayError, StorageRefusedError
 from service.events import Events, to_publish
 from service.explain import explain_database
@@ -113,6 +115,7 @@ class Intake:
         """Take in until cancelled."""
         while True:
             await self._arrived.wait()
+            await self._handover.room()
             await self.run_once()
 
     async def run_once(self) -> int:
@@ -125,7 +128,10 @@ class Intake:
                 # A defect of ours, or the end: nobody must wait for what is in nobody's hands.
                 self._waiting.extendleft(entry for entry in reversed(batch) if entry.waits)
                 self._arrived.set()
+                self._handover.rest()
                 raise
+            if not self._waiting:
+                self._handover.rest()
         return len(batch)
 
     def _next_batch(self) -> list[Entry]:
@@ -169,22 +175,38 @@ class Intake:
     async def _commit(
         self, batch: Sequence[Entry], *, first_attempt: bool
     ) -> list[tuple[Entry, Outcome]]:
-        """THE transaction: decide the batch by what is stored, and store what follows from it."""
+        """THE transaction: decide the batch by what is stored, and store what follows from it.
+
+        On the way it writes down what the relay has published since, for the cost of a statement.
+        """
         started = time.perf_counter()
-        # Of a commit whose outcome is unknown nothing is known to hand over.
+        # Of a commit whose outcome is unknown nothing is known to hand over, and a batch that was
+        # refused once goes alone.
         lease = self._handover.lease() if first_attempt else None
         leased: list[ClaimedEvent] = []
-        async with self._database.transaction() as connection:
-            plan = await plan_batch(connection, batch, self._events, first_attempt=first_attempt)
-            if plan.orders:
-                await orders.insert_orders(connection, plan.orders)
-            if plan.dead_letters:
-                await dead_letters.insert_dead_letters(connection, plan.dead_letters)
-            if plan.events:
-                leased = plan.lease_events(lease.token) if lease else []
-                await outbox.add_events(connection, plan.events)
+        completed = 0
+        taking_along: AbstractContextManager[list[Confirmed]] = (
+            self._handover.taking_along() if first_attempt else nullcontext([])
+        )
+        with taking_along as published:
+            async with self._database.transaction() as connection:
+                if published:
+                    ids = [each.event.event_id for each in published]
+                    completed = await outbox.complete(connection, ids, token=self._handover.token)
+                plan = await plan_batch(
+                    connection, batch, self._events, first_attempt=first_attempt
+                )
+                if plan.orders:
+                    await orders.insert_orders(connection, plan.orders)
+                if plan.dead_letters:
+                    await dead_letters.insert_dead_letters(connection, plan.dead_letters)
+                if plan.events:
+                    leased = plan.lease_events(lease.token) if lease else []
+                    await outbox.add_events(connection, plan.events)
         self._metrics.commit_seconds.observe(time.perf_counter() - started)
         self._metrics.batch_size.observe(len(batch))
+        if published:
+            tell_published(self._metrics, confirmed=len(published), completed=completed)
         if lease and leased:
             self._handover.give(leased, lease)
         if len(leased) < len(plan.events):

@@ -65,8 +65,12 @@ class Relay:
         self._debts: list[Callable[[], Awaitable[object]]] = []
         self.last_success: float | None = None
         """When it last asked the outbox and did what it found, on the monotonic clock."""
-        self.busy = False
+        self._busy = False
+
+    @property
+    def busy(self) -> bool:
         """Whether it has something at hand that is worth waiting for."""
+        return self._busy or self._handover.holds_something
 
     def stop(self) -> None:
         """Finish what is at hand and end `run()`."""
@@ -81,10 +85,10 @@ class Relay:
         """Drain until stopped, gently when idle, with backoff while a server is away."""
         failures = 0
         try:
-            while len(self._handover) or not self._stopping:
-                self.busy = True
+            while not self._stopping or self._handover.holds_something:
+                self._busy = True
                 try:
-                    counts = await self.run_once()
+                    await self.run_once()
                     purged = await self._purge.when_due()
                 except (BrokerAwayError, SQLAlchemyError, TimeoutError, OSError) as error:
                     failures += 1
@@ -95,17 +99,31 @@ class Relay:
                     log(Action.RELAY_RESUMED, failures=failures)
                     failures = 0
                 self.last_success = time.monotonic()
-                if not (counts.claimed or purged or self._stopping):
-                    self.busy = False
-                    await self._handover.wait(self._poll_seconds)
+                if not (purged or self._stopping or self._handover.has_work or self._claim_is_due):
+                    self._busy = False
+                    await self._handover.wait(self._next_claim - time.monotonic())
         finally:
+            self._busy = False
             self._handover.close()
             await self.close()
+
+    @property
+    def _claim_is_due(self) -> bool:
+        """Whether the outbox may hold what nobody hands over."""
+        handover = self._handover
+        return (
+            self._owes_claim
+            or handover.unleased
+            or not handover.open
+            or time.monotonic() >= self._next_claim
+        )
 
     async def run_once(self) -> Counts:
         """Take one batch, publish it, and write down what became of it.
 
-        It is what was handed over; or else, and in between when it is due, it is claimed.
+        It is what was handed over; or else, and in between when it is due, it is claimed. While
+        intake is at work it writes down on its way what was handed over and confirmed; what it has
+        left is written first.
 
         Raises:
             BrokerAwayError: nothing could be published; the batch was given back.
@@ -113,8 +131,12 @@ class Relay:
                 written down of this batch, the next run writes first.
         """
         await self._pay_debts()
+        if self._stopping or not self._handover.storing:
+            published, self._handover.published = self._handover.published, []
+            if published:
+                return await self._write_down(published, [], self._handover.token)
         if not self._owes_claim and (handed := self._handover.take(self._batch_size)):
-            self._owes_claim = self._handover.unleased or time.monotonic() >= self._next_claim
+            self._owes_claim = self._claim_is_due
             return await self._deliver(handed, self._handover.token)
         token = new_id()
         claimed = await self._claim(token)
@@ -129,12 +151,24 @@ class Relay:
             raise
         tried = {each.event.event_id for each in outcomes}
         held_back = [event for event in events if event.event_id not in tried]
-        with self._in_debt_for(lambda: self._completion.write(outcomes, held_back, token)):
-            counts = await self._completion.write(outcomes, held_back, token)
+        confirmed = [each for each in outcomes if isinstance(each, Confirmed)]
+        if len(confirmed) == len(events) and self._handover.leave(confirmed, token):
+            counts = Counts(claimed=len(events), published=len(confirmed))
+        else:
+            counts = await self._write_down(outcomes, held_back, token)
         self._metrics.relay_seconds.observe(time.perf_counter() - started)
         if counts.deferred and not counts.published:
             raise BrokerAwayError("its queues take nothing now: they have no leader, or are full")
         return counts
+
+    async def _write_down(
+        self,
+        outcomes: Sequence[PublishOutcome],
+        held_back: Sequence[outbox.ClaimedEvent],
+        token: str,
+    ) -> Counts:
+        with self._in_debt_for(lambda: self._completion.write(outcomes, held_back, token)):
+            return await self._completion.write(outcomes, held_back, token)
 
     async def _claim(self, token: str) -> list[outbox.ClaimedEvent]:
         if not len(self._handover):
@@ -147,7 +181,8 @@ class Relay:
                 if events:
                     ids = [event.event_id for event in events]
                     await outbox.lease(connection, ids, token=token, seconds=self._lease_seconds)
-        self._owes_claim = False
+        # Of a long aggregate more may stand behind these.
+        self._owes_claim = bool(events)
         self._next_claim = time.monotonic() + self._poll_seconds
         self._handover.open = len(events) < self._batch_size and not self._stopping
         return events
@@ -236,6 +271,6 @@ class Relay:
             what, why = "database", explain_database(error)
         delay = delay_after(failures, first_seconds=0.25, longest_seconds=3).total_seconds()
         log(Action.RELAY_WAITING, logging.WARNING, waits_for=what, why=why, retry_in_seconds=delay)
-        self.busy = False
+        self._busy = False
         if not self._stopping:
             await asyncio.sleep(delay)

@@ -15,9 +15,9 @@ from typing import NamedTuple, Protocol
 class Moment(StrEnum):
     """What a unit says that passes; a link can be cut or frozen as it does.
 
-    A transaction is intake's when it inserted orders or dead letters, a completion when it wrote
-    down in the outbox what is published, and a claim when it locked outbox rows and updated them
-    otherwise. COMMIT is the service's word for it, COMMITTED the database's OK to that.
+    A transaction is intake's when it inserted orders or dead letters, whatever it wrote down on its
+    way; else a completion when it wrote down in the outbox what is published, and a claim when it
+    locked outbox rows and updated them otherwise. COMMIT is the service's word for it, COMMITTED the database's OK to that.
     """
 
     INTAKE_COMMIT = auto()

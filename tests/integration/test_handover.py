@@ -20,6 +20,7 @@ from service.errors import BrokerAwayError
 from service.events import new_id
 from service.publishing import ConfirmingPublisher, PublishOutcome
 from service.settings import Settings
+from tests.factories import claimed_event
 from tests.harness import Wire, rows
 from tests.integration.test_costs import candidate, counting, take_in
 from tests.integration.test_relay import event, put, relay_of
@@ -72,6 +73,26 @@ async def test_a_thousand_orders_at_a_prefetch_of_200_cost_20_statements_10_comm
     channel = await service.publisher._channel.get_underlay_channel()
     published = cast("aiormq.Channel", channel).delivery_tag
     assert published == 1000, "in confirm mode a channel counts what it publishes"
+
+
+async def test_a_batch_is_published_together_no_event_waits_until_another_is_written(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drains, drain = 0, asyncio.StreamWriter.drain
+
+    async def counted(writer: asyncio.StreamWriter) -> None:
+        nonlocal drains
+        drains += 1
+        await drain(writer)
+
+    monkeypatch.setattr(asyncio.StreamWriter, "drain", counted)
+    events = [claimed_event(exchange=service.topology.exchange) for _ in range(100)]
+    await service.publisher.publish(events[:1])
+    drains = 0
+
+    await service.publisher.publish(events[1:])
+
+    assert drains == 0
 
 
 async def test_the_event_is_the_same_whether_it_was_handed_over_or_claimed(
@@ -168,6 +189,124 @@ async def test_while_the_broker_is_away_what_was_handed_over_goes_back_to_the_ou
     assert {(row.lease_token, row.attempts) for row in await rows(database, OutboxEvent)} == {
         (None, 0)
     }
+
+
+async def test_while_intake_is_at_work_publishing_costs_no_commit_and_storing_one_statement_more(
+    service: Service, database: Database
+) -> None:
+    await take_in(service, *(candidate(number) for number in range(100)))
+    service.handover.storing = True
+    with counting(service.database) as costs:
+        assert await service.relay.run_once() == Counts(claimed=100, published=100)
+    assert costs.counted == (0, 0)
+    assert not any(row.published_at for row in await rows(database, OutboxEvent))
+
+    with counting(service.database) as costs:
+        await take_in(service, candidate(100))
+
+    assert costs.counted == (4, 1)
+    published = {row.aggregate_id for row in await rows(database, OutboxEvent) if row.published_at}
+    assert published == {f"o-{number}" for number in range(100)}
+    assert not service.handover.published
+
+
+async def test_what_a_failed_commit_was_to_take_along_the_relay_writes_down(
+    service: Service, database: Database
+) -> None:
+    await take_in(service, candidate())
+    service.handover.storing = True
+    await service.relay.run_once()
+    async with database.transaction() as connection:
+        await connection.execute(text("RENAME TABLE orders TO elsewhere"))
+    waiting = asyncio.create_task(service.intake.submit(candidate(1)))
+    await asyncio.sleep(0)
+    service.intake.abandon()
+    await service.intake.run_once()
+    await asyncio.gather(waiting, return_exceptions=True)
+    (row,) = await rows(database, OutboxEvent)
+    assert row.published_at is None
+
+    with counting(service.database) as costs:
+        assert (await service.relay.run_once()).published == 1
+
+    assert costs.counted == (1, 1)
+    (row,) = await rows(database, OutboxEvent)
+    assert row.published_at
+
+
+async def test_a_relay_that_is_stopped_writes_down_what_intake_was_to_take_along(
+    service: Service, database: Database
+) -> None:
+    await take_in(service, candidate())
+    service.handover.storing = True
+    await service.relay.run_once()
+    assert service.relay.busy
+    service.relay.stop()
+
+    async with asyncio.timeout(10):
+        await service.relay.run()
+
+    (row,) = await rows(database, OutboxEvent)
+    assert row.published_at
+    assert not service.relay.busy
+
+
+async def test_what_another_relay_has_taken_meanwhile_is_left_to_it_and_told(
+    service: Service, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    await take_in(service, candidate())
+    service.handover.storing = True
+    await service.relay.run_once()
+    another = new_id()
+    async with database.transaction() as connection:
+        await connection.execute(text(f"UPDATE outbox SET lease_token = '{another}'"))
+
+    await take_in(service, candidate(1))
+
+    assert "lease-lost" in caplog.messages
+    first, _ = await rows(database, OutboxEvent)
+    assert (first.lease_token, first.published_at) == (another, None)
+
+
+async def test_a_relay_that_has_nothing_to_do_claims_once_in_its_time_and_not_after_each_event(
+    service: Service, database: Database
+) -> None:
+    with counting(service.database) as costs:
+        running = asyncio.create_task(service.relay.run())
+        for number in range(5):
+            await take_in(service, candidate(number))
+            async with asyncio.timeout(10):
+                while service.relay.busy:
+                    await asyncio.sleep(0.01)
+        service.relay.stop()
+        await running
+
+    claims = [each for each in costs.statements if "SKIP LOCKED" in each]
+    assert len(claims) <= 1, "the one that is made at start"
+    assert all(row.published_at for row in await rows(database, OutboxEvent))
+
+
+async def test_a_flood_is_handed_over_and_not_claimed_since_intake_waits_for_the_relay(
+    service: Service, database: Database
+) -> None:
+    with counting(service.database) as costs:
+        tasks = [asyncio.create_task(each.run()) for each in (service.intake, service.relay)]
+        async with asyncio.timeout(60):
+            await asyncio.gather(
+                *(service.intake.submit(candidate(number)) for number in range(2000))
+            )
+            while service.relay.busy:
+                await asyncio.sleep(0.01)
+        tasks[0].cancel()
+        service.relay.stop()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    stored = await rows(database, OutboxEvent)
+    assert len(stored) == 2000
+    assert all(row.published_at for row in stored)
+    assert costs.commits <= 20, "ten batches, the last events, and a claim every second"
+    claims = [each for each in costs.statements if "SKIP LOCKED" in each]
+    assert len(claims) <= 6, "twelve where intake does not wait"
 
 
 async def test_a_stranger_to_the_lease_changes_nothing(

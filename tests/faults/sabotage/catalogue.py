@@ -146,10 +146,10 @@ SABOTAGES = (
             ),
             Edit(
                 "service/intake.py",
-                "                await outbox.add_events(connection, plan.events)\n",
-                "                await outbox.add_events(connection, plan.events)\n"
-                "            if lease and leased:\n"
-                "                self._handover.give(leased, lease)\n",
+                "                    await outbox.add_events(connection, plan.events)\n",
+                "                    await outbox.add_events(connection, plan.events)\n"
+                "                if lease and leased:\n"
+                "                    self._handover.give(leased, lease)\n",
             ),
         ),
     ),
@@ -171,9 +171,9 @@ SABOTAGES = (
         (
             Edit(
                 "service/intake.py",
-                "            if plan.events:\n                leased = ",
-                "        async with self._database.transaction() as connection:\n"
-                "            if plan.events:\n                leased = ",
+                "                if plan.events:\n                    leased = ",
+                "            async with self._database.transaction() as connection:\n"
+                "                if plan.events:\n                    leased = ",
             ),
         ),
     ),
@@ -260,6 +260,20 @@ SABOTAGES = (
                 '                row["lease_token"] = token\n',
                 '                row["lease_token"] = token\n'
                 '                row["published_at"] = datetime.now(UTC)\n',
+            ),
+        ),
+    ),
+    Sabotage(
+        "written-down-early",
+        "what intake is to write down as published is left to it before the broker's confirms",
+        KILLED,
+        Invariant.EVERY_EVENT_OBSERVED,
+        (
+            Edit(
+                "service/relay.py",
+                "        try:\n            outcomes = await self._publish_in_order(events)\n",
+                "        self._handover.leave([Confirmed(event) for event in events], token)\n"
+                "        try:\n            outcomes = await self._publish_in_order(events)\n",
             ),
         ),
     ),

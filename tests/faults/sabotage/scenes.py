@@ -95,8 +95,13 @@ async def _kill(play: Play) -> None:
     await play.send(Kind.FAR_TOO_LARGE)
     await play.fired(slow)
     await play.strike(ACK, Action.PASS, nth=2)
-    # Nothing can be published: it is given back, and claimed again.
+    # Nothing can be published of what is stored while more waits; it is given back, and claimed.
+    await _until_all_is_decided(play)
+    play.links.database.freeze()
+    await play.load(12)
     play.hold(PUBLISH)
+    play.links.database.thaw()
+    await play.load(6)
     await play.strike(CLAIM_COMMITTED, Action.PASS)
     # Nothing can be stored: messages are at hand, and wait.
     play.links.database.freeze()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from service.handover import Handover, Lease
+from service.publishing import Confirmed
 from tests.factories import claimed_event
 
 
@@ -77,3 +78,80 @@ async def test_waiting_ends_with_news_of_either_kind_and_with_the_end() -> None:
 async def test_waiting_ends_without_news_after_the_time_given() -> None:
     async with asyncio.timeout(1):
         await handover().wait(0.01)
+
+
+def published(count: int = 1) -> list[Confirmed]:
+    return [Confirmed(claimed_event()) for _ in range(count)]
+
+
+def test_what_was_published_is_left_to_intake_only_while_it_is_at_work() -> None:
+    there, before, during, after = handover(), published(), published(), published()
+
+    assert not there.leave(before, there.token)
+    with there.taking_along() as taken:
+        assert taken == []
+        assert there.leave(during, there.token)
+        assert not there.leave(after, "the token of a claim")
+    with there.taking_along() as taken:
+        assert taken == during
+    there.rest()
+    assert not there.leave(after, there.token)
+    assert not there.holds_something
+
+
+def test_what_a_failed_transaction_took_along_is_the_relays_to_write_in_its_order() -> None:
+    there, first, second = handover(), published(), published()
+    with there.taking_along():
+        there.leave(first, there.token)
+    had_work = True
+
+    def lose_the_link() -> None:
+        nonlocal had_work
+        with there.taking_along():
+            there.leave(second, there.token)
+            had_work = there.has_work
+            raise OSError("lost")
+
+    with pytest.raises(OSError, match="lost"):
+        lose_the_link()
+
+    assert (had_work, there.has_work) == (False, True)
+    assert there.published == first + second
+    assert not there.leave(published(), there.token), "intake does not know when it will commit"
+
+
+async def test_resting_wakes_the_relay_where_something_is_left_to_write() -> None:
+    there = handover()
+    waiting = asyncio.create_task(there.wait(60))
+    await asyncio.sleep(0)
+    there.rest()
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    with there.taking_along():
+        there.leave(published(), there.token)
+    there.rest()
+    async with asyncio.timeout(1):
+        await waiting
+
+
+async def test_intake_waits_for_room_while_the_relay_keeps_up_and_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = handover(capacity=1)
+    await there.room()
+    there.give([claimed_event()], leased(there))
+    waiting = asyncio.create_task(there.room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    there.take(1)
+    async with asyncio.timeout(1):
+        await waiting
+
+    there.give([claimed_event()], leased(there))
+    monkeypatch.setattr("service.handover.LONGEST_WAIT_SECONDS", 0.01)
+    async with asyncio.timeout(1):
+        await there.room()
+    monkeypatch.setattr("service.handover.LONGEST_WAIT_SECONDS", 60)
+    there.open = False
+    async with asyncio.timeout(1):
+        await there.room()
