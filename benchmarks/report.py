@@ -8,8 +8,8 @@ import platform
 import re
 import shutil
 import statistics
-import sysconfig
 import subprocess
+import sysconfig
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
