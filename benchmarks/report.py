@@ -9,7 +9,6 @@ import re
 import shutil
 import statistics
 import subprocess
-import sysconfig
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -77,11 +76,6 @@ class Run:
         return list(dict.fromkeys(each.contestant for each in self.latency))
 
 
-def _is_optimised() -> bool:
-    """Whether this Python was built with PGO, as those of distributions and images are."""
-    return "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
-
-
 def new_run(servers: Servers, options: dict[str, Any]) -> Run:
     return Run(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -90,7 +84,7 @@ def new_run(servers: Servers, options: dict[str, Any]) -> Run:
             "cores": str(os.cpu_count()),
             "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
             "system": f"Linux {platform.release().partition('-')[0]}",
-            "python": platform.python_version() + ("" if _is_optimised() else ", not optimised"),
+            "python": platform.python_version(),
             "database": servers.database.version,
             "rabbitmq": servers.rabbit.version,
             "node": _node(),
