@@ -17,7 +17,8 @@ class Moment(StrEnum):
 
     A transaction is intake's when it inserted orders or dead letters, whatever it wrote down on its
     way; else a completion when it wrote down in the outbox what is published, and a claim when it
-    locked outbox rows and updated them otherwise. COMMIT is the service's word for it, COMMITTED the database's OK to that.
+    locked outbox rows and updated them otherwise. COMMIT is the service's word for it, COMMITTED
+    the database's OK to that.
     """
 
     INTAKE_COMMIT = auto()
