@@ -152,6 +152,10 @@ async def test_intake_waits_for_room_while_the_relay_keeps_up_and_not_for_ever(
     async with asyncio.timeout(1):
         await there.room()
     monkeypatch.setattr("service.handover.LONGEST_WAIT_SECONDS", 60)
-    there.open = False
+    waiting = asyncio.create_task(there.room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    there.close()
     async with asyncio.timeout(1):
+        await waiting
         await there.room()
