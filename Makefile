@@ -7,7 +7,7 @@ ENV_FILE ?= run/servers.env
 SBOM ?= run/sbom.json
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run bench faults sabotage test test-unit lint format types imports docs docs-check schema-check servers check ci sbom image clean
+.PHONY: help setup run bench faults costs sabotage test test-unit lint format types imports docs docs-check schema-check servers check ci sbom image clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,10 +26,10 @@ run: setup ## Run the service; without servers configured: SQLite and an in-proc
 	@exec $(RUN) faststream run service.app:app --port $(PORT)
 
 test: setup ## Run all tests; says which need real servers, and how to have them
-	@$(RUN) pytest --numprocesses 2 --dist loadfile
+	@$(RUN) pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-unit: setup ## Run the tests that need no server and take seconds
-	@$(RUN) pytest tests/unit tests/component
+	@$(RUN) pytest --numprocesses 2 tests/unit tests/component
 
 lint: setup ## Lint, and check the format
 	@$(RUN) ruff check
@@ -78,6 +78,9 @@ sbom: setup ## Write run/sbom.json: what the service is made of (CycloneDX 1.5)
 
 faults: setup ## Break servers and service under load, 4 minutes; FAULTS_ARGS="--cycles 200 --orders 100000"
 	@$(RUN) python -m tests.faults $(FAULTS_ARGS)
+
+costs: setup ## Search for messages that cost more than their size, 10 minutes; COSTS_ARGS="--minutes 60 --seed 2"
+	@$(RUN) python -m tests.costs $(COSTS_ARGS)
 
 sabotage: setup ## Break the service itself, and see that the checker of faults sees it, 10 minutes
 	@$(RUN) python -m tests.faults.sabotage

@@ -6,11 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, func, insert, select
+from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm.exc import StaleDataError
 from sqlmodel import col
 
 from db.models import DeadLetter
+from db.types import database_now
 
 
 class LatestDeadLetter(NamedTuple):
@@ -23,6 +25,25 @@ class LatestDeadLetter(NamedTuple):
     received_at: datetime
 
 
+class Unacknowledged(NamedTuple):
+    """A dead letter whose message may be delivered again."""
+
+    message_digest: bytes
+    dead_letter_id: str
+    received_at: datetime
+
+
+class Returned(NamedTuple):
+    """A dead letter whose copy came back; `attempts` as they were before."""
+
+    dead_letter_id: str
+    received_at: datetime
+    attempts: int
+    body_bytes: int
+
+
+# More than all processes together can hold unacknowledged of one message at a time.
+MAX_UNACKNOWLEDGED = 10_000
 _LATEST = [getattr(DeadLetter, name) for name in LatestDeadLetter._fields]
 _DIGEST = col(DeadLetter.message_digest)
 _LAST_OCCURRENCES = (
@@ -31,6 +52,38 @@ _LAST_OCCURRENCES = (
     .group_by(_DIGEST)
 )
 _INSERT = insert(DeadLetter)
+_UNACKNOWLEDGED = (
+    select(*(getattr(DeadLetter, name) for name in Unacknowledged._fields))
+    .where(
+        _DIGEST.in_(bindparam("digests", expanding=True)),
+        col(DeadLetter.acknowledged_at).is_(None),
+    )
+    .order_by(col(DeadLetter.occurrence).desc())
+    .limit(MAX_UNACKNOWLEDGED)
+)
+_MARK_ACKNOWLEDGED = (
+    update(DeadLetter)
+    .where(col(DeadLetter.dead_letter_id).in_(bindparam("ids", expanding=True)))
+    .values(acknowledged_at=database_now())
+)
+_ID = col(DeadLetter.dead_letter_id)
+_RETURNED = select(
+    _ID,
+    col(DeadLetter.received_at),
+    col(DeadLetter.attempts),
+    func.length(col(DeadLetter.body)),
+).where(_ID.in_(bindparam("ids", expanding=True)))
+_BODIES = select(_ID, col(DeadLetter.body)).where(_ID.in_(bindparam("ids", expanding=True)))
+_COUNT_ATTEMPT = (
+    update(DeadLetter)
+    .where(bindparam("refused_again") == _ID)
+    .values(attempts=col(DeadLetter.attempts) + 1)
+)
+_MARK_REDRIVEN = (
+    update(DeadLetter)
+    .where(_ID.in_(bindparam("ids", expanding=True)))
+    .values(redriven_at=database_now())
+)
 
 
 async def last_occurrences(
@@ -41,17 +94,49 @@ async def last_occurrences(
     return {row[0]: row[1] for row in rows}
 
 
-async def find_recorded(
-    connection: AsyncConnection, digest: bytes, occurrence: int
-) -> tuple[str, datetime]:
-    """The id of a recorded message and when it came, by what tells it from equal ones."""
-    rows = await connection.execute(
-        select(col(DeadLetter.dead_letter_id), col(DeadLetter.received_at)).where(
-            col(DeadLetter.occurrence) == occurrence, col(DeadLetter.message_digest) == digest
-        )
-    )
-    dead_letter_id, received_at = rows.one()
-    return dead_letter_id, received_at
+async def find_unacknowledged(
+    connection: AsyncConnection, digests: Collection[bytes]
+) -> list[Unacknowledged]:
+    """Dead letters of these digests whose message may be delivered again, the latest first."""
+    return [
+        Unacknowledged(*row)
+        for row in await connection.execute(_UNACKNOWLEDGED, {"digests": digests})
+    ]
+
+
+async def mark_acknowledged(connection: AsyncConnection, ids: Collection[str]) -> None:
+    """Note that the broker has the acknowledgement of these dead letters' messages."""
+    await connection.execute(_MARK_ACKNOWLEDGED, {"ids": ids})
+
+
+async def find_returned(connection: AsyncConnection, ids: Collection[str]) -> dict[str, Returned]:
+    """Those of these dead letters that are stored, by their ids; without their bodies."""
+    rows = await connection.execute(_RETURNED, {"ids": ids})
+    return {row[0]: Returned(*row) for row in rows}
+
+
+async def read_bodies(connection: AsyncConnection, ids: Collection[str]) -> dict[str, bytes]:
+    """The bodies of these dead letters, by their ids."""
+    rows = await connection.execute(_BODIES, {"ids": ids})
+    return {row[0]: row[1] for row in rows}
+
+
+async def count_attempts(connection: AsyncConnection, ids: Sequence[str]) -> None:
+    """Count one more attempt for each time that an id is among these.
+
+    Raises:
+        StaleDataError: a row was deleted after it was read.
+    """
+    # The same order of locks everywhere: fewer deadlocks between processes.
+    for each in sorted(ids):
+        counted = await connection.execute(_COUNT_ATTEMPT, {"refused_again": each})
+        if counted.rowcount != 1:
+            raise StaleDataError("a dead letter that came back is not there any more")
+
+
+async def mark_redriven(connection: AsyncConnection, ids: Collection[str]) -> None:
+    """Note that the messages of these dead letters are orders now."""
+    await connection.execute(_MARK_REDRIVEN, {"ids": ids})
 
 
 async def find_stored(connection: AsyncConnection, ids: Collection[str]) -> set[str]:

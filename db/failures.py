@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from enum import Enum, auto
 
 from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
@@ -16,8 +17,23 @@ RACES = {DUPLICATE_ENTRY, LOCK_WAIT_TIMEOUT, LOCK_NOWAIT, DEADLOCK, RECORD_CHANG
 # What a server says of data that it will never take, whoever sends it and how often.
 DATA_ERRORS = frozenset({1048, 1063, 1153, 1264, 1265, 1292, 1366, 1406})
 DATA_ERRORS |= {3140, 3141, 3150, 3151, 3157, 3819, 4025}
+# What a server says of itself: its time, its room, its state, or an interruption.
+# Never a message's fault, however often it is said.
+SERVER_ERRORS = frozenset({1317, 1969, 3024})  # interrupted; max_statement_time; max_execution_time
+SERVER_ERRORS |= {1021, 1026, 1041, 1037, 1114, 1180, 1206, 3100, 3101}  # disk, memory, commit
+SERVER_ERRORS |= {1040, 1053, 1203, 1226, 1927, 3159, 4031}  # connections, limits, shutdown
+# Read-only: a replica, a primary that was switched, a global read lock.
+READ_ONLY_ERRORS = frozenset({1223, 1290, 1792, 1836})
+SERVER_ERRORS |= READ_ONLY_ERRORS | {3098}  # a table that the replication refuses
 # A right that is missing, on a table, a column or the database: the user's lack, and no data's.
 RIGHT_ERRORS = frozenset({1044, 1142, 1143, 1227, 1370})
+
+# SQLite's result codes about the file and its disk: https://sqlite.org/rescode.html
+FILE_ERRORS = frozenset(
+    {sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY}
+    | {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN}
+    | {sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_NOTADB}
+)
 
 
 class Failure(Enum):
@@ -48,8 +64,15 @@ def classify(error: Exception) -> Failure:
     return Failure.AWAY
 
 
-def error_number(error: Exception) -> int | None:
+def error_number(error: BaseException) -> int | None:
     """The server's error number, or None where it has none."""
     original = error.orig if isinstance(error, DBAPIError) else error
     arguments = getattr(original, "args", ())
     return arguments[0] if arguments and isinstance(arguments[0], int) else None
+
+
+def file_error(error: BaseException) -> int | None:
+    """SQLite's result code where the file or its disk is at fault, and no data."""
+    code = getattr(getattr(error, "orig", error), "sqlite_errorcode", None)
+    primary = code & 0xFF if isinstance(code, int) else None
+    return primary if primary in FILE_ERRORS else None

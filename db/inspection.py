@@ -38,8 +38,10 @@ TABLES: tuple[Table, ...] = tuple(
 NEEDED_RIGHTS: dict[str, tuple[str, ...]] = {
     "orders": ("SELECT", "INSERT"),
     "outbox": ("SELECT", "INSERT", "UPDATE", "DELETE"),
-    "dead_letters": ("SELECT", "INSERT"),
+    "dead_letters": ("SELECT", "INSERT", "UPDATE"),
 }
+# Where the right to update is on some columns alone.
+UPDATED_COLUMNS = {"dead_letters": ("acknowledged_at", "attempts", "redriven_at")}
 
 
 class ColumnCollation(NamedTuple):
@@ -170,11 +172,11 @@ async def refused_rights(connection: AsyncConnection) -> list[RefusedRight]:
 def _statements_on_no_row(table: Table) -> dict[str, Executable]:
     columns = list(table.columns)
     nothing = select(*columns).where(false())
-    key = columns[0]
+    updated = UPDATED_COLUMNS.get(table.name, (columns[0].name,))
     return {
         "SELECT": nothing,
         "INSERT": insert(table).from_select(columns, nothing),
-        "UPDATE": update(table).where(false()).values({key: key}),
+        "UPDATE": update(table).where(false()).values({name: table.c[name] for name in updated}),
         "DELETE": delete(table).where(false()),
     }
 

@@ -92,6 +92,8 @@ class DeadLetter(SQLModel, table=True):
 
     `message_digest` is the SHA-256 of body and properties; equal messages are told apart by
     `occurrence` (1, 2, 3 …). Unique together: whoever records a delivery twice collides here.
+    `attempts` counts how often it was refused: a copy that is moved back from the dead-letter queue
+    is decided anew.
     """
 
     __tablename__ = "dead_letters"
@@ -99,6 +101,7 @@ class DeadLetter(SQLModel, table=True):
         Index("uq_dead_letters_message", "message_digest", "occurrence", unique=True),
         Index("ix_dead_letters_reason", "reason", "received_at"),
         Index("ix_dead_letters_order", "order_id"),
+        Index("ix_dead_letters_unacknowledged", "message_digest", "acknowledged_at"),
     )
 
     dead_letter_id: str = Field(sa_column=Column(ascii_text(36), primary_key=True))
@@ -113,3 +116,7 @@ class DeadLetter(SQLModel, table=True):
     properties: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
     received_at: datetime = Field(sa_column=Column(UtcDateTime(), nullable=False))
     redriven_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime()))
+    """When it was moved back and became an order, or the repetition of one."""
+    attempts: int = Field(default=1, sa_column=Column(Integer, nullable=False, server_default="1"))
+    acknowledged_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime()))
+    """Since when the broker is known to have the acknowledgement: no redelivery is this message."""

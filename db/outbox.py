@@ -96,10 +96,8 @@ _HELD = (_THESE, col(OutboxEvent.lease_token) == bindparam("holder"))
 _FREE = {"lease_token": None, "lease_until": None}
 _ADD = insert(OutboxEvent)
 _UPDATE = update(OutboxEvent).with_hint(_BY_EVENT_ID, dialect_name="mysql")
-LEASE = _UPDATE.where(_THESE).values(
-    lease_token=bindparam("holder"), lease_until=database_now(bindparam("lease"))
-)
 RELEASE = _UPDATE.where(*_HELD).values(_FREE)
+_STORED = select(col(OutboxEvent.event_id)).where(_THESE)
 COMPLETE = RELEASE.values(published_at=database_now())
 _FAIL = RELEASE.values(attempts=col(OutboxEvent.attempts) + 1, last_error=bindparam("error"))
 
@@ -129,6 +127,13 @@ def _free() -> ColumnElement[bool]:
             leased_at_birth_and_over,
         ),
     )
+
+
+# On the condition that they still are free: where a claim's locks were lost (a server that rolls a
+# transaction back when one of its statements has to wait), another relay may have them by now.
+LEASE = _UPDATE.where(_THESE, _UNPUBLISHED, _free()).values(
+    lease_token=bindparam("holder"), lease_until=database_now(bindparam("lease"))
+)
 
 
 def _another(which: Callable[[Any, Any], ColumnElement[bool]]) -> ColumnElement[bool]:
@@ -257,11 +262,40 @@ async def lock_followers(
 
 async def lease(
     connection: AsyncConnection, event_ids: Collection[str], *, token: str, seconds: float
-) -> None:
-    """Give these events to the holder of `token` for `seconds`; touches no indexed column."""
-    await connection.execute(
-        LEASE, {"these": event_ids, "holder": token, "lease": microseconds(seconds)}
+) -> int:
+    """Give those of these events that are free to the holder of `token` for `seconds`.
+
+    Returns how many those were; touches no indexed column.
+    """
+    result = await connection.execute(
+        LEASE,
+        {
+            "these": event_ids,
+            "holder": token,
+            "lease": microseconds(seconds),
+            "minus_lease": microseconds(-seconds),
+        },
     )
+    return int(result.rowcount)
+
+
+async def find_stored(connection: AsyncConnection, event_ids: Collection[str]) -> set[str]:
+    """Which of these events are stored, published or not."""
+    rows = await connection.execute(_STORED, {"these": event_ids})
+    return set(rows.scalars())
+
+
+async def find_published(connection: AsyncConnection, event_ids: Collection[str]) -> set[str]:
+    """Which of these events are published, by this relay or another."""
+    rows = await connection.execute(
+        _STORED.where(col(OutboxEvent.published_at).is_not(None)), {"these": event_ids}
+    )
+    return set(rows.scalars())
+
+
+async def delete_trial(connection: AsyncConnection, event_id: str) -> None:
+    """Delete an event that was stored in this very transaction."""
+    await connection.execute(delete(OutboxEvent).where(col(OutboxEvent.event_id) == event_id))
 
 
 async def complete(connection: AsyncConnection, event_ids: Collection[str], *, token: str) -> int:

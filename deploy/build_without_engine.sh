@@ -1,15 +1,14 @@
 #!/bin/sh
 # Builds the Dockerfile and starts what it built, on a machine without a container engine.
 #
-# Needs root on Debian or Ubuntu, `apt-get install buildah debootstrap`, 3 GB of disk, and a way to a
-# Debian mirror and to PyPI. From the top of the project, as root:
-#
-#     sh deploy/build_without_engine.sh
+# Needs root on Debian or Ubuntu, `apt-get install buildah debootstrap`, 3 GB of disk, and a way to the
+# machine's own package mirrors. From the top of the project, as root: make image
 #
 #   1. The base image python:3.13-slim is made from Debian 13, which is what it is made from, with
-#      Debian's own Python 3.13. This machine's certificates go into it, for networks that need
-#      them to reach PyPI.
-#   2. buildah builds the Dockerfile over it, with chroot in place of a container.
+#      Debian's own Python 3.13. Debian's packages come from MIRROR; unset, from where this machine's
+#      apt has its own, and where that is not Debian, from debootstrap's default.
+#   2. buildah builds the Dockerfile over it, with chroot in place of a container. pip and uv see
+#      this machine's configuration (files, environment, certificates); none of it is kept.
 #   3. The image's own command is started on its embedded default, as its own user, and the image's
 #      own health check must succeed and /health answer.
 #   4. The same once more as compose.yml runs it: read-only file system but for /tmp, no
@@ -22,8 +21,8 @@ set -eu
 WORK=${WORK:-/var/tmp/order-service-build}
 PORT=${PORT:-18000}
 KEEP=${KEEP:-0}
-MIRROR=${MIRROR:-http://deb.debian.org/debian}
-BASE=docker.io/library/python:3.13-slim
+MIRROR=${MIRROR:-}
+BASE=localhost/python:3.13-slim
 IMAGE=localhost/order-service:local
 
 project=$(cd "$(dirname "$0")/.." && pwd)
@@ -76,30 +75,62 @@ with build_opener(ProxyHandler({})).open('http://127.0.0.1:$PORT/health', timeou
     print(answer.status, answer.read().decode())"
 }
 
+# Where this machine's apt gets Debian from; nothing on another distribution.
+apt_mirror() {
+    # shellcheck disable=SC2016 # apt puts the value in
+    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' \
+        2>/dev/null | head -n 1
+}
+
+# apt's proxy, for debootstrap, which knows the environment's only.
+use_apt_proxy() {
+    proxy=
+    eval "$(apt-config shell proxy Acquire::http::Proxy 2>/dev/null)"
+    [ -n "$proxy" ] && [ -z "${http_proxy:-}" ] || return 0
+    export http_proxy="$proxy"
+}
+
 make_base() {
+    mirror=${MIRROR:-$(apt_mirror)}
+    use_apt_proxy
+    echo "mirror: ${mirror:-the default of debootstrap}"
+    # shellcheck disable=SC2086 # no mirror is no argument
     debootstrap --variant=minbase --include=ca-certificates,python3,python3-pip,python3-venv \
-        trixie "$WORK/base" "$MIRROR" >"$WORK/debootstrap.log" 2>&1 ||
-        die "debootstrap failed, see $WORK/debootstrap.log (kept with KEEP=1)"
+        trixie "$WORK/base" $mirror >"$WORK/debootstrap.log" 2>&1 ||
+        { tail -n 5 "$WORK/debootstrap.log" >&2; die "debootstrap failed"; }
     # The names that the official image has, and its leave to install with pip.
     ln -s python3 "$WORK/base/usr/bin/python"
     rm -f "$WORK"/base/usr/lib/python3*/EXTERNALLY-MANAGED
     rm -rf "$WORK"/base/var/cache/apt/archives/*.deb "$WORK"/base/var/lib/apt/lists/*
-    if [ -f /etc/ssl/certs/ca-certificates.crt ]; then
-        cat /etc/ssl/certs/ca-certificates.crt >"$WORK/base/etc/ssl/certs/ca-certificates.crt"
-    fi
 
     container=$(b from scratch)
     b add --quiet "$container" "$WORK/base" / >/dev/null
     b config --env PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-        --env LANG=C.UTF-8 --env SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
-        --cmd python3 "$container"
-    # An index of your own, where this machine is told to use one.
-    for name in PIP_INDEX_URL UV_DEFAULT_INDEX; do
-        eval "value=\${$name:-}"
-        [ -z "$value" ] || b config --env "$name=$value" "$container"
-    done
+        --env LANG=C.UTF-8 --cmd python3 "$container"
     b commit --quiet --rm "$container" "$BASE" >/dev/null
     rm -rf "$WORK/base"
+}
+
+# Where this machine's pip gets packages from, if it is told where.
+pip_index() {
+    echo "${PIP_INDEX_URL:-$(python3 -m pip config get global.index-url 2>/dev/null)}"
+}
+
+# This machine's indexes and certificates as options of the build, one word each: files are visible
+# to its commands and no part of the image; the Dockerfile's ARGs end with the builder.
+machine_options() {
+    certificates=/etc/ssl/certs/ca-certificates.crt
+    if [ -f "$certificates" ]; then
+        echo "--volume=$certificates:$certificates:ro"
+        echo "--build-arg=SSL_CERT_FILE=$certificates"
+    fi
+    for pair in /etc/uv/uv.toml:/etc/uv/uv.toml "$HOME/.config/uv/uv.toml:/root/.config/uv/uv.toml" \
+        "$HOME/.netrc:/root/.netrc"; do
+        [ ! -f "${pair%%:*}" ] || echo "--volume=$pair:ro"
+    done
+    for pair in "PIP_INDEX_URL=$(pip_index)" "UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-}"; do
+        [ -z "${pair#*=}" ] || echo "--build-arg=$pair"
+    done
 }
 
 [ "$(id -u)" -eq 0 ] || die "chroot needs root"
@@ -127,7 +158,9 @@ fi
 
 say "build: $IMAGE"
 # docker is the format that knows HEALTHCHECK; without layers nothing in between is stored.
+# shellcheck disable=SC2046 # the options are words
 b bud --isolation=chroot --network=host --format=docker --pull-never \
+    --build-arg BASE="$BASE" $(machine_options) \
     --file "$project/Dockerfile" --tag "$IMAGE" "$project"
 
 container=$(b from --pull-never "$IMAGE")
@@ -136,15 +169,16 @@ root=$(b mount "$container")
 environment=$(b inspect --type image --format '{{range .Docker.Config.Env}}{{.}} {{end}}' "$IMAGE")
 command=$(b inspect --type image --format '{{range .Docker.Config.Cmd}}{{.}} {{end}}' "$IMAGE" |
     sed "s/8000/$PORT/")
-probe=$(b inspect --type image --format '{{index .Docker.Config.Healthcheck.Test 3}}' "$IMAGE" |
-    sed "s/8000/$PORT/")
+probe=$(b inspect --type image --format '{{range .Docker.Config.Healthcheck.Test}}{{.}} {{end}}' "$IMAGE" |
+    sed "s/^CMD //; s/8000/$PORT/")
 
 say "start: $command"
 # shellcheck disable=SC2086 # the command is words
 setsid buildah --root "$WORK/storage" --runroot "$WORK/run" --storage-driver vfs \
     run --isolation=chroot "$container" -- $command >"$WORK/log" 2>&1 &
 started=$!
-check python -c "$probe"
+# shellcheck disable=SC2086 # the probe is words
+check $probe
 stop || die "SIGTERM did not end it in 30 seconds"
 
 say "start: the same, read-only and without capabilities"
@@ -168,7 +202,8 @@ CONFINE
 # shellcheck disable=SC2086 # the command is words
 setsid unshare --mount sh "$WORK/confine.sh" "$root" "$environment" $command >"$WORK/log" 2>&1 &
 started=$!
-check python -c "$probe"
+# shellcheck disable=SC2086 # the probe is words
+check $probe
 grep -E '^(Uid|CapEff|CapBnd|NoNewPrivs)' "/proc/$started/status"
 if nsenter --mount --target "$started" chroot "$root" touch /app/written 2>/dev/null; then
     die "the file system could be written"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -19,35 +20,60 @@ from faststream.security import SASLPlaintext
 from faststream.specification.schema import License
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
 from yarl import URL
 
-from service.broker import ServiceBroker
+from db.engine import GIVE_BACK_SECONDS
+from db.schema import ForeignTablesError
+from service.acknowledging import AtHand
+from service.broker import SILENCE_SECONDS, ServiceBroker
+from service.checking.management import find_neighbours
 from service.completing import Completion
 from service.console import console_routes
 from service.documents import document_routes
 from service.documents.contract import Contract
-from service.errors import ConfigurationError, SchemaBehindError
+from service.errors import (
+    ConfigurationError,
+    SchemaBehindError,
+    TopologyRefusedError,
+    UnusableFileError,
+)
 from service.events import Events
+from service.explain import explain_database
 from service.garbage import collect_seldom
 from service.handover import Handover
 from service.health import Health
+from service.holding import BUDGET, hold_within_budgets
+from service.inline import Inline
 from service.intake import Intake
 from service.publishing import ConfirmingPublisher, InProcessPublisher, Publisher
 from service.purging import Purge
+from service.recorded import Recorded
 from service.relay import Relay
 from service.settings import Settings, load_settings
-from service.storage import check_schema, migrate, open_database, wait_for_database
+from service.storage import check_schema, migrate, open_database, try_writing, wait_for_database
 from service.subscribers import incoming_queue, make_router
 from service.supervision import Supervisor
 from service.telemetry import Action, Metrics, configure_logging, log
 from service.tolerance import tolerate_unreadable_properties
-from service.topology import Topology
+from service.topology import CONSUMER_NAME, Topology
+from service.watch import Watch, Watched
+from service.web.connections import Limits
+from service.web.gate import Gate
+from service.web.hosts import Hosts, parse_names
+from service.web.serving import serve_with
+from service.workers import end_as_workers_ended
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
-# What a relay has at hand when it is told to stop. What takes longer, the lease gives to others.
-RELAY_GRACE_SECONDS = 5.0
+# How the time to end is shared out: SHUTDOWN_TIMEOUT_SECONDS is the bound of the whole. Handlers
+# finish first, then the link is left, then the relay publishes what they have stored.
+DRAIN_SHARE, LEAVE_SHARE, RELAY_SHARE, CLOSE_SHARE = 0.5, 0.1, 0.2, 0.1
+# Added to the deadlines of what a part waits for, before it counts as standing still.
+STALL_SPARE_SECONDS = 15.0
 
 DESCRIPTION = """\
 Every OrderCreated message ends, exactly once in effect, as one stored order and one
@@ -61,6 +87,14 @@ class ServiceApp(AsgiFastStream):
 
     service: Service
     web: Starlette
+    gate: Gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (self.answer if scope["type"] == "lifespan" else self.gate)(scope, receive, send)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What came through the gate."""
+        await super().__call__(scope, receive, send)
 
     async def not_found(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.web(scope, receive, send)
@@ -81,6 +115,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         tolerate_unreadable_properties()
+        hold_within_budgets()
         self.settings = settings
         self.topology = Topology.of(settings)
         self.metrics = Metrics()
@@ -112,22 +147,41 @@ class Service:
             lease_seconds=settings.relay_lease_seconds,
             poll_seconds=settings.relay_poll_seconds,
         )
+        self.recorded = Recorded(self.database)
         self.intake = Intake(
             self.database,
             Events(self.topology),
             self.metrics,
             batch_size=settings.intake_batch_size,
             handover=self.handover,
+            recorded=self.recorded,
             large=self._publisher(),
+            senders_wait=settings.embedded_broker,
+        )
+        self.at_hand = AtHand()
+        self.inline = Inline(
+            self.intake,
+            self.relay,
+            self.database,
+            prepare=self._prepare_tables,
+            publishes=settings.embedded_broker,
         )
         self.broker.include_router(
-            make_router(self.topology, self.intake, prefetch_count=settings.prefetch_count)
+            make_router(
+                self.topology,
+                self.inline.submit,
+                self.at_hand,
+                prefetch_count=settings.prefetch_count,
+            )
         )
+        self.watch = Watch(self._watched())
         self.health = Health(
             self.database,
             self.relay,
             self.supervisor,
+            self.watch,
             self.metrics,
+            why_not_consuming=lambda: self.broker.waits_for,
             is_consuming=self._is_consuming,
             broker_lets_us_in=self.broker.reachable,
             relay_stalled_seconds=settings.relay_poll_seconds + settings.db_timeout_seconds,
@@ -146,10 +200,9 @@ class Service:
         )
         for warning in settings.warnings():
             log(Action.CONFIGURATION, logging.WARNING, warning=warning)
-        if settings.embedded_database:
-            await migrate(self.database)
-        else:
-            await self._refuse_old_schema()
+        await self._prepare_tables()
+        if not settings.embedded_broker:
+            await self._refuse_topology()
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._close)
             if settings.embedded_broker:
@@ -157,26 +210,73 @@ class Service:
                 self._embedded_running = True
             else:
                 self.supervisor.start("consumer", self._consume)
+                if settings.mq_management_url is not None:
+                    looking = asyncio.create_task(self._tell_neighbours())
+                    stack.callback(looking.cancel)
+            self.inline.in_background = True
             self.supervisor.start("intake", self.intake.run)
             self.supervisor.start("relay", self._relay)
+            self.supervisor.start("recorded", self.recorded.run)
+            self.supervisor.start("watch", self.watch.run)
             stack.push_async_callback(self._stop_tasks)
             yield
 
     async def stop_consuming(self) -> None:
         """At shutdown, before the broker is stopped: give back what cannot be stored now."""
+        await self.supervisor.stop("watch")
         await self.supervisor.stop("consumer")
         if self.intake.away_since is not None:
             self.intake.abandon()
 
+    def _watched(self) -> list[Watched]:
+        """What the watch looks after: each limit is above the deadlines of what the part awaits."""
+        settings, spare = self.settings, STALL_SPARE_SECONDS
+        transaction = settings.db_timeout_seconds + GIVE_BACK_SECONDS
+        publication = settings.relay_lease_seconds / 2 + settings.publish_timeout_seconds
+        held = settings.outage_hold_seconds + 2 * transaction + settings.publish_timeout_seconds
+
+        async def renew_link() -> None:
+            self.broker.renew("a message was not settled in time")
+
+        return [
+            Watched(
+                "consumer",
+                2 * settings.mq_connect_timeout_seconds + SILENCE_SECONDS + spare,
+                lambda: (
+                    None if settings.embedded_broker or self.broker.preparing else self.broker.turns
+                ),
+                lambda: self.supervisor.restart("consumer"),
+            ),
+            Watched("deliveries", held + spare, lambda: self.at_hand.oldest, renew_link),
+            Watched(
+                "intake",
+                transaction + spare,
+                lambda: self.intake.attempts if self.intake.batch_in_hand else None,
+                lambda: self.supervisor.restart("intake"),
+            ),
+            Watched(
+                "relay",
+                max(publication, transaction, settings.relay_poll_seconds) + spare,
+                lambda: self.relay.steps if self.relay.running else None,
+                lambda: self.supervisor.restart("relay"),
+            ),
+        ]
+
     async def _stop_tasks(self) -> None:
-        self.relay.stop()
-        grace = RELAY_GRACE_SECONDS if self.relay.busy else 0
-        await self.supervisor.stop("relay", grace_seconds=grace)
+        self.inline.in_background = False
+        await self.supervisor.stop("watch")
+        # Before the relay: what a commit takes along, or leaves, the relay still writes down.
         await self.supervisor.stop("intake")
+        self.relay.stop()
+        grace = self.settings.shutdown_timeout_seconds * RELAY_SHARE if self.relay.busy else 0
+        await self.supervisor.stop("relay", grace_seconds=grace)
+        await self.supervisor.stop("recorded")
 
     async def _close(self) -> None:
-        await self.intake.close()
-        await self.database.dispose()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.shutdown_timeout_seconds * CLOSE_SHARE):
+                await self.intake.close()
+                await self.database.dispose()
         log(Action.STOPPED)
 
     async def _is_consuming(self) -> bool:
@@ -191,12 +291,14 @@ class Service:
             self.topology,
             tls=settings.broker_tls(),
             connect_timeout_seconds=settings.mq_connect_timeout_seconds,
-            heartbeat_seconds=settings.mq_heartbeat_seconds,
             publish_timeout_seconds=settings.publish_timeout_seconds,
         )
 
     async def _consume(self) -> None:
-        await self.broker.attend(prepare=self._prepare, trouble=self._trouble)
+        try:
+            await self.broker.attend(prepare=self._prepare, trouble=self._trouble)
+        except TopologyRefusedError as error:
+            await self._end(Action.TOPOLOGY_REFUSED, str(error))
 
     async def _relay(self) -> None:
         await self._database_ready()
@@ -215,11 +317,15 @@ class Service:
             async with self._waits_for_database:
                 await wait_for_database(self.database, self.settings.database_name)
         except SchemaBehindError as error:
-            if self.refusal is None:
-                self.refusal = str(error)
-                log(Action.SCHEMA_BEHIND, logging.CRITICAL, why=self.refusal)
-                os.kill(os.getpid(), signal.SIGTERM)
-            await asyncio.Event().wait()
+            await self._end(Action.SCHEMA_BEHIND, str(error))
+
+    async def _end(self, action: Action, why: str) -> None:
+        """End the process for a reason that no waiting mends; never returns."""
+        if self.refusal is None:
+            self.refusal = why
+            log(action, logging.CRITICAL, why=why)
+            os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.Event().wait()
 
     def _trouble(self) -> str | None:
         away = self.intake.away_since
@@ -228,6 +334,29 @@ class Service:
         # The broker keeps the messages meanwhile. Held here for longer, they would be taken from us
         # after 30 minutes, each time counting towards the delivery limit.
         return "the database is away"
+
+    async def _prepare_tables(self) -> None:
+        if self.settings.embedded_database:
+            await self._prepare_file()
+        else:
+            await self._refuse_old_schema()
+
+    async def _prepare_file(self) -> None:
+        """An SQLite file that cannot be used ends the start."""
+        try:
+            await migrate(self.database)
+            await try_writing(self.database)
+        except (UnusableFileError, ForeignTablesError) as error:
+            why = str(error)
+        except (SQLAlchemyError, TimeoutError, OSError) as error:
+            why = explain_database(error)
+        else:
+            return
+        await self.database.dispose()
+        end = "" if why.endswith("?") else "."
+        name = self.settings.database_name
+        self.refusal = f"The service cannot start. {name}: {why} (SQLITE_PATH){end}"
+        raise SystemExit(self.refusal)
 
     async def _refuse_old_schema(self) -> None:
         """Where the database answers at start, an old schema ends the start."""
@@ -238,6 +367,24 @@ class Service:
             raise SystemExit(self.refusal) from None
         except (SQLAlchemyError, TimeoutError, OSError):
             return  # away: waited for, and told of, once we run
+
+    async def _refuse_topology(self) -> None:
+        """Where the broker answers at start, what cannot be used there ends the start."""
+        try:
+            await self.broker.examine()
+        except TopologyRefusedError as error:
+            await self.database.dispose()
+            self.refusal = f"The service cannot start: {error}."
+            raise SystemExit(self.refusal) from None
+
+    async def _tell_neighbours(self) -> None:
+        for database in await find_neighbours(self.settings):
+            log(
+                Action.NEIGHBOUR,
+                logging.WARNING,
+                database=database,
+                own=self.settings.database_name,
+            )
 
 
 def create_app(settings: Settings) -> ServiceApp:
@@ -263,19 +410,41 @@ def create_app(settings: Settings) -> ServiceApp:
     console = console_routes(
         settings, service.database, service.broker, service.health, service.metrics
     )
-    app.web = Starlette(routes=[*service.health.routes(), *document_routes(app), *console])
+    app.web = _web([*service.health.routes(), *document_routes(app), *console])
+    hosts = Hosts(parse_names(settings.web_hosts), private=not settings.embedded_broker)
+    app.gate = Gate(app.answer, hosts)
+    serve_with(Limits(settings.web_connections, settings.web_exchange_seconds))
     return app
+
+
+def _web(routes: list[BaseRoute]) -> Starlette:
+    paths = {route.path for route in routes if isinstance(route, Route)}
+
+    async def elsewhere(request: Request, _: Exception) -> Response:
+        """A slash too many leads to the page, by a relative address: `Host` is its sender's."""
+        path = request.url.path
+        if path.endswith("/") and path[:-1] in paths:
+            return RedirectResponse(f"../{path[:-1].rpartition('/')[2]}")
+        return PlainTextResponse("Not Found", 404)
+
+    web = Starlette(routes=routes, exception_handlers={404: elsewhere})
+    web.router.redirect_slashes = False
+    return web
 
 
 def _make_broker(settings: Settings, topology: Topology) -> ServiceBroker:
     url = URL(settings.broker)
+    budget = {BUDGET: str(settings.prefetch_mebibytes * 1024 * 1024)}
     return ServiceBroker(
-        _broker_url(settings, "orders consumer"),
+        str(
+            URL(_broker_url(settings, CONSUMER_NAME + settings.database_name)).update_query(budget)
+        ),
         broker_name=settings.broker_name,
         incoming=incoming_queue(topology),
         topology=topology,
         connect_timeout_seconds=settings.mq_connect_timeout_seconds,
-        stop_timeout_seconds=settings.shutdown_timeout_seconds,
+        drain_seconds=settings.shutdown_timeout_seconds * DRAIN_SHARE,
+        leave_seconds=settings.shutdown_timeout_seconds * LEAVE_SHARE,
         security=SASLPlaintext(
             username=url.user or "guest",
             password=(url.password or "") if url.user else "guest",
@@ -305,5 +474,6 @@ def __getattr__(name: str) -> Any:
         raise SystemExit(str(error)) from None
     configure_logging(settings.log_level, settings.log_format)
     globals()["app"] = create_app(settings)
+    end_as_workers_ended()
     collect_seldom()
     return globals()["app"]

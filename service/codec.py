@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
+from itertools import chain
 from typing import Any, NoReturn
 
 from pydantic_core import to_json
@@ -18,6 +20,8 @@ from service.contracts import MAX_BODY_BYTES, MAX_DEPTH, FailureReason, OrderCre
 from service.errors import Refusal
 
 MAX_REMEMBERED = 16
+# What clients set that compress nothing: Spring AMQP and kombu put the character set there.
+PLAIN_ENCODINGS = frozenset({"identity", "utf-8", "utf8"})
 
 
 def decode(body: bytes, content_encoding: str | None = None) -> Any:
@@ -26,10 +30,10 @@ def decode(body: bytes, content_encoding: str | None = None) -> Any:
     Raises:
         Refusal: with the reason and a description that quotes nothing of the body.
     """
-    if content_encoding:
+    if content_encoding and content_encoding.lower() not in PLAIN_ENCODINGS:
         raise Refusal(
             FailureReason.UNSUPPORTED_ENCODING,
-            "content-encoding: must be absent; send the JSON as it is",
+            "content-encoding: must be absent, identity or UTF-8; send the JSON as it is",
         )
     if len(body) > MAX_BODY_BYTES:
         raise Refusal(
@@ -146,17 +150,26 @@ _PATIENT_DECODER = json.JSONDecoder(
 
 def _deeper_than(value: Any, levels: int) -> bool:
     """Whether arrays and objects stand within each other more than `levels` deep."""
-    layer = [value]
+    # Two kinds of layers: asking each container what it is would cost as much as reading it.
+    arrays, objects = _containers([value])
     for _ in range(levels):
-        layer = [
-            child
-            for container in layer
-            for child in (container.values() if isinstance(container, dict) else container)
-            if isinstance(child, (dict, list))
-        ]
-        if not layer:
+        arrays, objects = _containers(
+            chain(chain.from_iterable(arrays), chain.from_iterable(map(dict.values, objects)))
+        )
+        if not arrays and not objects:
             return False
     return True
+
+
+def _containers(values: Iterable[Any]) -> tuple[list[list[Any]], list[dict[str, Any]]]:
+    found = [each for each in values if type(each) in _CONTAINERS]
+    objects = [each for each in found if type(each) is dict]
+    if len(objects) == len(found):
+        return [], objects
+    return [each for each in found if type(each) is list] if objects else found, objects
+
+
+_CONTAINERS = frozenset((list, dict))
 
 
 def _has_lone_surrogate(value: Any) -> bool:

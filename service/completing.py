@@ -6,6 +6,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from db import outbox
 from db.engine import Database
 from db.outbox import ClaimedEvent
@@ -27,6 +29,14 @@ class Counts:
     retried: int = 0
     parked: int = 0
     deferred: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How many confirmed events were written down, and how many were not ours any more."""
+
+    count: int = 0
+    lost: int = 0
 
 
 class Completion:
@@ -51,14 +61,15 @@ class Completion:
         """
         confirmed = [each.event.event_id for each in outcomes if isinstance(each, Confirmed)]
         rejected = [each for each in outcomes if isinstance(each, Rejected)]
-        deferred = [each.event.event_id for each in outcomes if isinstance(each, Deferred)]
-        completed = 0
+        deferred = [each for each in outcomes if isinstance(each, Deferred)]
+        written = Completed()
         async with self._database.transaction() as connection:
             if confirmed:
-                completed = await outbox.complete(connection, confirmed, token=token)
-            if deferred:
-                delay = delay_after(1, first_seconds=DEFER_SECONDS)
-                await outbox.defer(connection, deferred, token=token, delay=delay)
+                written = await complete(connection, confirmed, token=token)
+            for times in sorted({each.times for each in deferred}):
+                ids = [each.event.event_id for each in deferred if each.times == times]
+                delay = delay_after(times, first_seconds=DEFER_SECONDS)
+                await outbox.defer(connection, ids, token=token, delay=delay)
             for each in rejected:
                 event_id, attempt = each.event.event_id, each.event.attempts + 1
                 if self._is_last(each):
@@ -74,14 +85,22 @@ class Completion:
             if held_back:
                 ids = [event.event_id for event in held_back]
                 await outbox.release(connection, ids, token=token)
-        tell_published(self._metrics, confirmed=len(confirmed), completed=completed)
+        tell_published(self._metrics, written)
         parked = sum(self._is_last(each) for each in rejected)
         self._tell(rejected)
+        if deferred:
+            log(
+                Action.EVENT_DEFERRED,
+                logging.WARNING,
+                events=len(deferred),
+                reason=deferred[0].reason,
+                times=max(each.times for each in deferred),
+            )
         self._metrics.retried.inc(len(rejected) - parked)
         self._metrics.parked.inc(parked)
         return Counts(
             claimed=len(outcomes),
-            published=completed,
+            published=written.count,
             retried=len(rejected) - parked,
             parked=parked,
             deferred=len(deferred),
@@ -104,8 +123,23 @@ class Completion:
             )
 
 
-def tell_published(metrics: Metrics, *, confirmed: int, completed: int) -> None:
-    """Count what was written down; the rest of what was confirmed is another relay's by now."""
-    metrics.published.inc(completed)
-    if completed < confirmed:
-        log(Action.LEASE_LOST, logging.WARNING, events=confirmed - completed)
+async def complete(
+    connection: AsyncConnection, event_ids: Sequence[str], *, token: str
+) -> Completed:
+    """Write down that these events were confirmed, as far as `token` still holds them.
+
+    What is published already was written down by an earlier attempt whose COMMIT was not answered,
+    or by the relay that has had the lease since.
+    """
+    count = await outbox.complete(connection, event_ids, token=token)
+    if count == len(event_ids):
+        return Completed(count)
+    published = await outbox.find_published(connection, event_ids)
+    return Completed(count, lost=len(event_ids) - len(published))
+
+
+def tell_published(metrics: Metrics, written: Completed) -> None:
+    """Count what was written down; what was lost is another relay's by now."""
+    metrics.published.inc(written.count)
+    if written.lost:
+        log(Action.LEASE_LOST, logging.WARNING, events=written.lost)

@@ -15,6 +15,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    FailFast,
     Field,
     PlainSerializer,
     RootModel,
@@ -27,12 +28,16 @@ from pydantic_core import PydanticCustomError
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_DEPTH = 32
+# Validating an item costs far more than reading it: so many bound the cost of a message.
+MAX_ITEMS = 5000
 # DECIMAL(10,2) in the database.
 MAX_TOTAL = Decimal("99999999.99")
 MAX_DECIMALS = 2
 # The largest integer that a JSON column keeps exactly on every supported database.
 MAX_QUANTITY = 2**63 - 1
-DECIMAL_TEXT = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", re.ASCII)
+MAX_QUANTITY_DIGITS = len(str(MAX_QUANTITY))
+# Of a signed text the sign is named as the fault, by the bounds; `-0` is within them.
+DECIMAL_TEXT = re.compile(r"(-(?=[0.]*[1-9]))?(0|[1-9][0-9]*)(\.[0-9]+)?", re.ASCII)
 
 
 class FailureReason(StrEnum):
@@ -41,7 +46,9 @@ class FailureReason(StrEnum):
     - `INVALID_JSON`: the body is not strict UTF-8 JSON, or is nested deeper than 32 levels.
     - `INVALID_PAYLOAD`: JSON, but not an OrderCreated; the details name each field and rule.
     - `PAYLOAD_TOO_LARGE`: the body is over 256 KiB.
-    - `UNSUPPORTED_ENCODING`: the message has a content-encoding.
+    - `UNSUPPORTED_ENCODING`: the message has a content-encoding other than `identity` or UTF-8.
+    - `UNSUPPORTED_TYPE`: the message says that it is something else than an OrderCreated.
+    - `UNSTORABLE`: a valid order that the database will never take.
     - `IDEMPOTENCY_CONFLICT`: the idempotency key was used before with other content.
     - `ORDER_ID_CONFLICT`: the order id was used before under another idempotency key.
     """
@@ -50,8 +57,10 @@ class FailureReason(StrEnum):
     INVALID_PAYLOAD = "INVALID_PAYLOAD"
     PAYLOAD_TOO_LARGE = "PAYLOAD_TOO_LARGE"
     UNSUPPORTED_ENCODING = "UNSUPPORTED_ENCODING"
+    UNSUPPORTED_TYPE = "UNSUPPORTED_TYPE"
     IDEMPOTENCY_CONFLICT = "IDEMPOTENCY_CONFLICT"
     ORDER_ID_CONFLICT = "ORDER_ID_CONFLICT"
+    UNSTORABLE = "UNSTORABLE"
 
 
 def exact_decimal(value: Any) -> Decimal:
@@ -72,6 +81,16 @@ def exact_decimal(value: Any) -> Decimal:
     raise PydanticCustomError("decimal_type", "Input should be a number or a decimal string")
 
 
+def exact_integer(value: Any) -> Any:
+    """`2.0` and `2e0` are the integer 2, as in JSON Schema; anything else is left as it is."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, Decimal) and value.is_finite() and value.adjusted() < MAX_QUANTITY_DIGITS:
+        whole = int(value)
+        return whole if whole == value else value
+    return value
+
+
 def _at_most_two_decimals(value: Decimal) -> Decimal:
     _, digits, exponent = value.as_tuple()
     surplus = -int(exponent) - MAX_DECIMALS
@@ -81,8 +100,10 @@ def _at_most_two_decimals(value: Decimal) -> Decimal:
 
 
 def _decimal_schema(
-    description: str, examples: list[Any], *, pattern: str, **bounds: Any
+    description: str, examples: list[Any], *, pattern: str, never: str, **bounds: Any
 ) -> WithJsonSchema:
+    """`never`: a pattern of what is no such text. Together they need no look-around, which many
+    generators of code cannot read, and leave no room for a newline at the end, where `$` does."""
     return WithJsonSchema(
         {
             "description": description,
@@ -98,6 +119,7 @@ def _decimal_schema(
                     "description": "No exponent, sign or spaces.",
                     "type": "string",
                     "pattern": pattern,
+                    "not": {"pattern": never},
                 },
             ],
             "examples": examples,
@@ -106,17 +128,28 @@ def _decimal_schema(
 
 
 IDENTIFIER = re.compile(r"[!-~]{1,255}", re.ASCII)
-Identifier = Annotated[StrictStr, Field(pattern=f"^{IDENTIFIER.pattern}$", max_length=255)]
+Identifier = Annotated[
+    StrictStr,
+    Field(
+        pattern=f"^{IDENTIFIER.pattern}$",
+        max_length=255,
+        # `$` lets a newline at the end pass in some languages.
+        json_schema_extra={"not": {"pattern": "[^!-~]"}},
+    ),
+]
 TotalAmount = Annotated[
     Decimal,
     Field(gt=0, le=MAX_TOTAL),
     BeforeValidator(lambda value: _at_most_two_decimals(exact_decimal(value))),
     _decimal_schema(
         "What the order costs, in units of its currency: more than 0, at most 99999999.99, "
-        "at most 2 decimals. A JSON number or a decimal string, kept exactly.",
+        "at most 2 decimals and any zeros behind them. A JSON number or a decimal string, kept "
+        "exactly. The schema cannot say how many decimals a number has, and a validator that reads "
+        "numbers as floating point cannot see the last ones: a string is checked in full.",
         [99.99, "99.90"],
-        # More than nothing, 8 digits before the point, 2 after it and any zeros.
-        pattern=r"^(?=.*[1-9])(0|[1-9][0-9]{0,7})(\.[0-9]{1,2}0*)?$",
+        # 8 digits before the point, 2 after it and any zeros; some digit is another than 0.
+        pattern=r"^(0|[1-9][0-9]{0,7})(\.[0-9]{1,2}0*)?$",
+        never=r"^[0.]*$|\n",
         exclusiveMinimum=0,
         maximum=99999999.99,
     ),
@@ -130,6 +163,7 @@ UnitPrice = Annotated[
         "A JSON number or a decimal string, kept exactly.",
         [2.55, "16.65"],
         pattern=r"^(0|[1-9][0-9]*)(\.[0-9]+)?$",
+        never=r"\n",
         minimum=0,
     ),
 ]
@@ -149,10 +183,31 @@ class OrderItem(_Incoming):
     """One line of an order. Fields the contract does not know are ignored."""
 
     sku: StrictStr = Field(description="Stock keeping unit: any text.", examples=["85123A"])
-    quantity: StrictInt = Field(
-        ge=1, le=MAX_QUANTITY, description="How many units, at least 1.", examples=[6]
+    quantity: Annotated[StrictInt, BeforeValidator(exact_integer)] = Field(
+        ge=1,
+        le=MAX_QUANTITY,
+        description="How many units, at least 1. 2.0 is the integer 2.",
+        examples=[6],
     )
     unit_price: UnitPrice
+
+
+def _at_most_max_items(value: Any) -> Any:
+    """Before the items are looked at: of too many, none is validated."""
+    if isinstance(value, (list, tuple)) and len(value) > MAX_ITEMS:
+        raise PydanticCustomError("too_long", f"Array should have at most {MAX_ITEMS} items")
+    return value
+
+
+Items = Annotated[
+    tuple[OrderItem, ...],
+    FailFast(),
+    Field(
+        max_length=MAX_ITEMS,
+        description="The lines of the order; required, may be empty, at most 5,000.",
+    ),
+    BeforeValidator(_at_most_max_items),
+]
 
 
 class OrderCreated(_Incoming):
@@ -177,9 +232,7 @@ class OrderCreated(_Incoming):
         ),
         examples=["unique-key-001"],
     )
-    items: tuple[OrderItem, ...] = Field(
-        description="The lines of the order; required, may be empty."
-    )
+    items: Items
 
 
 def _always_there(schema: dict[str, Any]) -> None:

@@ -13,23 +13,19 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Protocol
 
-import pamqp.encode
+from service.field_table import BROKER_HEADERS, ROUTING_HEADERS, Fields, write_table
+from service.origin import ORIGINAL_ENCODING
 
 # A statement must fit into the server's max_allowed_packet: 16 MiB where it is smallest (MariaDB),
-# and a byte may take two in a statement. A relay holds a whole batch of such rows in memory.
+# and a byte takes two in a statement (db.engine). A relay holds a whole batch of such rows in
+# memory.
 MAX_STORED_BYTES = 1024 * 1024
 
-# Headers the broker adds to a delivery; a redelivery has other values in them.
-BROKER_HEADERS = frozenset(
-    {"x-delivery-count", "x-acquired-count", "x-death", "x-first-death-exchange"}
-    | {"x-first-death-queue", "x-first-death-reason", "x-last-death-exchange"}
-    | {"x-last-death-queue", "x-last-death-reason"}
-)
-# Headers by which a sender makes the broker route a message to queues of the sender's choice: a
-# copy that we publish carries them under another name.
-ROUTING_HEADERS = frozenset({"cc", "bcc"})
 # All headers of a message share one frame (128 KiB at most by default) with its other properties.
 MAX_HEADER_BYTES = 96 * 1024
+HEADERS_TOO_LARGE = "kept in the database only: too large"
+# As JSON, escaped for a statement, a byte of headers takes up to eight there: `\\u0001`.
+HEADER_WEIGHT = 4
 # pamqp cuts longer names off, and writes them into the log.
 MAX_HEADER_NAME_BYTES = 128
 # A JSON column takes 32 levels on MariaDB, 100 on MySQL; one level here may become two there.
@@ -56,6 +52,7 @@ class RawMessage(Protocol):
     correlation_id: str | None
     message_id: str | None
     redelivered: bool | None
+    delivery_tag: int | None
     channel: Any
 
 
@@ -66,6 +63,7 @@ class Delivery:
     raw: RawMessage
     queue: str
     received_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    _headers: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def body(self) -> bytes:
@@ -95,10 +93,18 @@ class Delivery:
         """Whether the body fits into a row; what is larger is passed on without being stored."""
         return len(self.body) <= MAX_STORED_BYTES
 
+    @property
+    def bytes_to_store(self) -> int:
+        """What it adds to a statement at most, by half: a byte of a body takes two there."""
+        body = len(self.body) if self.storable else 0
+        return body + HEADER_WEIGHT * getattr(self.raw.headers, "wire_bytes", 0)
+
     def digest(self) -> bytes:
         """SHA-256 of the body and the sender's properties: 32 bytes, the same when redelivered."""
         described = json.dumps([self.properties(), self.headers()], sort_keys=True)
-        return hashlib.sha256(described.encode() + b"\x00" + self.body).digest()
+        hashed = hashlib.sha256(described.encode() + b"\x00")
+        hashed.update(self.body)
+        return hashed.digest()
 
     def properties(self) -> dict[str, Any]:
         """The sender's AMQP properties as JSON, those that were set."""
@@ -107,8 +113,12 @@ class Delivery:
 
     def headers(self) -> dict[str, Any]:
         """The sender's headers as JSON, without what the broker added."""
-        sent = self.raw.headers.items()
-        return {key: to_json(value) for key, value in sent if key not in BROKER_HEADERS}
+        if not self._headers:
+            sent = self.raw.headers.items()
+            self._headers.update(
+                (key, to_json(value)) for key, value in sent if key not in BROKER_HEADERS
+            )
+        return self._headers
 
     def headers_to_publish(self) -> dict[str, Any]:
         """The sender's headers as JSON, fit to be published by us: none that routes, and no more
@@ -117,12 +127,14 @@ class Delivery:
         if message_id := self.raw.message_id:
             sent["x-original-message-id"] = message_id
         if encoding := self.raw.content_encoding:
-            sent["x-original-content-encoding"] = encoding
-        headers = {key: value for key, value in sent.items() if _encoded_size(key, value)}
-        if sum(_encoded_size(key, value) for key, value in headers.items()) > MAX_HEADER_BYTES:
-            return {"x-original-headers": "kept in the database only: too large"}
-        if len(headers) < len(sent):
+            sent[ORIGINAL_ENCODING] = encoding
+        headers, size = sent, _encoded_size(sent)
+        if not size:
+            sizes = {key: _encoded_size({key: value}) for key, value in sent.items()}
+            headers, size = {key: sent[key] for key in sent if sizes[key]}, sum(sizes.values())
             headers["x-original-headers"] = "some kept in the database only: not encodable"
+        if size > MAX_HEADER_BYTES:
+            return {"x-original-headers": HEADERS_TOO_LARGE}
         return headers
 
 
@@ -131,11 +143,11 @@ def _name_to_publish(name: str) -> str:
     return f"x-original-{name}" if name.lower() in ROUTING_HEADERS or name[:1] == "$" else name
 
 
-def _encoded_size(name: str, value: Any) -> int:
-    """Bytes of a header in a frame; 0 where it cannot be encoded."""
+def _encoded_size(headers: dict[str, Any]) -> int:
+    """Bytes of headers in a frame; 0 where one of them cannot be encoded."""
     try:
-        field = {name: from_json(value)}
-        return len(pamqp.encode.field_table(field)) if _names_fit(field) else 0
+        fields = {name: from_json(value) for name, value in headers.items()}
+        return len(write_table(fields)) if _names_fit(fields) else 0
     except (TypeError, ValueError, ArithmeticError, struct.error):
         return 0
 
@@ -164,6 +176,8 @@ def to_json(value: Any, depth: int = 0) -> Any:
             return {"$float": value.hex()}
         case Decimal():
             return {"$decimal": str(value)}
+        case Fields():
+            return {"$fields": base64.b64encode(value).decode("ascii")}
         case bytes() | bytearray():
             return {"$bytes": base64.b64encode(value).decode("ascii")}
         case datetime():
@@ -192,6 +206,8 @@ def from_json(value: Any) -> Any:
             return Decimal(text)
         case {"$bytes": text}:
             return bytearray(base64.b64decode(text))  # pamqp encodes no bytes
+        case {"$fields": text}:
+            return Fields(base64.b64decode(text))
         case {"$timestamp": text}:
             return datetime.fromisoformat(text)
         case {"$table": table}:

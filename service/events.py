@@ -13,14 +13,20 @@ from pydantic import BaseModel
 from db.outbox import ClaimedEvent
 from service.contracts import FailureReason, OrderFailed, OrderProcessed
 from service.delivery import Delivery
+from service.field_table import ROUTING_HEADERS
 from service.orders import Candidate, Refused
+from service.origin import DEAD_LETTER, DEAD_LETTER_IDS, dead_letter_ids
 from service.topology import Topology
 
 SOURCE = "/order-service"
 CENT = Decimal("0.01")
 UNKNOWN_ORDER = "UNKNOWN"
-DEAD_LETTER = "DeadLetter"
 CONFLICTS = {FailureReason.IDEMPOTENCY_CONFLICT, FailureReason.ORDER_ID_CONFLICT}
+# Of a dead letter, beside those of its sender.
+OWN_HEADERS = (
+    *(DEAD_LETTER_IDS, "x-failure-reason", "x-failure-details"),
+    *("x-original-queue", "x-received-at"),
+)
 MAX_DETAILS = 900  # of the column's 1,000 characters
 
 Row = dict[str, Any]
@@ -80,7 +86,7 @@ class Events:
 
     topology: Topology
 
-    def processed(self, candidate: Candidate, now: datetime) -> Row:
+    def processed(self, candidate: Candidate, event_id: str, now: datetime) -> Row:
         order = candidate.order
         event = OrderProcessed(
             order_id=order.order_id,
@@ -92,10 +98,10 @@ class Events:
             routing_key=self.topology.processed_key,
             aggregate=("order", order.order_id),
             delivery=candidate.delivery,
-            now=now,
+            event_id=event_id,
         )
 
-    def failed(self, refused: Refused, dead_letter_id: str, now: datetime) -> Row:
+    def failed(self, refused: Refused, dead_letter_id: str, event_id: str) -> Row:
         event = OrderFailed(
             order_id=refused.order_id or UNKNOWN_ORDER,
             reason=refused.refusal.reason,
@@ -109,7 +115,7 @@ class Events:
             routing_key=self.topology.failed_key,
             aggregate=("order", str(refused.order_id)) if conflict else ("failure", dead_letter_id),
             delivery=refused.delivery,
-            now=now,
+            event_id=event_id,
         )
 
     def dead_letter(self, refused: Refused, dead_letter_id: str, received_at: datetime) -> Row:
@@ -118,6 +124,7 @@ class Events:
         `received_at` is that of the first delivery: a copy is the same however often it is made.
         """
         delivery = refused.delivery
+        ids = dict.fromkeys([*dead_letter_ids(delivery.raw), dead_letter_id])
         return {
             "event_id": dead_letter_id,
             "event_type": DEAD_LETTER,
@@ -131,11 +138,20 @@ class Events:
             "lease_token": None,
             "headers": {
                 **delivery.headers_to_publish(),
+                # All of them: two installations would not recognise what went through the other.
+                DEAD_LETTER_IDS: ",".join(ids),
                 "x-failure-reason": str(refused.refusal.reason),
                 "x-failure-details": refused.refusal.details[:MAX_DETAILS],
                 "x-original-queue": delivery.queue,
                 "x-received-at": received_at.isoformat(),
             },
+        }
+
+    def returned(self, refused: Refused, dead_letter_id: str, received_at: datetime) -> Row:
+        """The copy of a dead letter that came back, with the headers that it came back with."""
+        headers = refused.delivery.headers().items()
+        return self.dead_letter(refused, dead_letter_id, received_at) | {
+            "headers": {name: each for name, each in headers if name.lower() not in ROUTING_HEADERS}
         }
 
     def _event(
@@ -145,9 +161,9 @@ class Events:
         routing_key: str,
         aggregate: tuple[str, str],
         delivery: Delivery,
-        now: datetime,
+        event_id: str,
     ) -> Row:
-        event_id, event_type = new_id(), type(event).__name__
+        event_type = type(event).__name__
         return {
             "event_id": event_id,
             "event_type": event_type,
@@ -168,6 +184,8 @@ def dead_letter_row(refused: Refused, dead_letter_id: str, digest: bytes, occurr
     details = refused.refusal.details[:MAX_DETAILS]
     if not delivery.storable:
         details += " (too large to be stored: the body is in the dead-letter queue alone)"
+    elif refused.shortened:
+        details += " (the database will not take it: all of it is in the dead-letter queue alone)"
     return {
         "dead_letter_id": dead_letter_id,
         "message_digest": digest,
@@ -176,8 +194,8 @@ def dead_letter_row(refused: Refused, dead_letter_id: str, digest: bytes, occurr
         "reason": str(refused.refusal.reason),
         "details": details,
         "queue": delivery.queue,
-        "body": delivery.body if delivery.storable else b"",
-        "headers": delivery.headers(),
-        "properties": delivery.properties(),
+        "body": delivery.body if refused.keeps_body else b"",
+        "headers": {} if refused.shortened else delivery.headers(),
+        "properties": {} if refused.shortened else delivery.properties(),
         "received_at": delivery.received_at,
     }

@@ -22,7 +22,8 @@ from aiormq.exceptions import (
 )
 from pamqp.commands import Connection as Frames
 
-from db.failures import error_number
+from db.engine import SESSION_DIFFERS, FileGoneError
+from db.failures import error_number, file_error
 
 # https://dev.mysql.com/doc/mysql-errors/en/ (1000-1999 and 3000 up: server, 2000-2999: client)
 _DATABASE = {
@@ -32,21 +33,40 @@ _DATABASE = {
     # Also for a user who has to use TLS (REQUIRE SSL) and does not.
     1045: "it refused the login: wrong user or password (DB_USER, DB_PASSWORD), or no TLS (DB_TLS)",
     1049: "the database does not exist: create it, or correct DB_NAME",
+    1050: "a table of this name is there already, made by another application",
     1053: "it is shutting down",
     1054: "a column is missing: run `orders migrate`",
+    1102: "the database's name is not one that it takes (DB_NAME)",
     1114: "a table is full: the disk may be",
     1021: "its disk is full",
     1130: "it does not let this host in",
     1146: "a table is missing: run `orders migrate`",
+    1205: "another transaction held a lock for too long",
     1290: "it is read-only",
     1836: "it is read-only",
     1927: "the link was killed",
+    SESSION_DIFFERS: "it keeps settings of its own in our session (character set, SQL mode, time "
+    "zone): is a proxy in front of it?",
     2006: "the link was lost",
     2013: "the link was lost",
     2026: "TLS failed: it offers none, or its certificate cannot be trusted (DB_TLS, DB_TLS_CA)",
+    2059: "the user logs in by a method that the driver does not know: give it "
+    "caching_sha2_password or mysql_native_password",
     2055: "the link was lost",
     3159: "it requires TLS (DB_TLS)",
     4031: "it closed an idle link",
+}
+
+# https://sqlite.org/rescode.html
+_FILE = {
+    sqlite3.SQLITE_BUSY: "another program holds its lock: end that one, or name another file",
+    sqlite3.SQLITE_LOCKED: "another program holds its lock: end that one, or name another file",
+    sqlite3.SQLITE_READONLY: "it is read-only: let this user write to the file and its folder",
+    sqlite3.SQLITE_IOERR: "its disk fails to read or write: look at the disk and its file system",
+    sqlite3.SQLITE_CORRUPT: "it is damaged: bring a backup back, or move it away to start anew",
+    sqlite3.SQLITE_FULL: "its disk is full: make room on it",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened: may this user write to the file and its folder?",
+    sqlite3.SQLITE_NOTADB: "it is no SQLite database: name another file",
 }
 
 
@@ -61,6 +81,10 @@ _UNREACHABLE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EN
 def explain_database(error: BaseException) -> str:
     """Why the database cannot be used, in a sentence without its subject."""
     for cause in _causes(error):
+        if isinstance(cause, FileGoneError):
+            return "the file was moved or removed: put it back and start the service again"
+        if (code := file_error(cause)) is not None:
+            return _FILE.get(code, f"SQLite says: {cause}")
         if isinstance(cause, sqlite3.OperationalError):
             return f"SQLite says: {cause}"
         if (words := _network(cause, "DB")) is not None:

@@ -23,6 +23,8 @@ from service.publishing import Confirmed
 # So long intake waits for the relay before a batch. A relay that hangs on a broker which does not
 # answer gives up by itself (PUBLISH_TIMEOUT_SECONDS), and takes nothing over until it is back.
 LONGEST_WAIT_SECONDS = 0.5
+# Above this many bytes of payload, too, no more leases are given.
+MAX_HANDED_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Handover:
         # The other half is for publishing, and for writing down that it was done.
         self._usable_seconds = lease_seconds / 2
         self._events: deque[tuple[ClaimedEvent, float]] = deque()
+        self._bytes = 0
         self._news = asyncio.Event()
         self._taken = asyncio.Event()
         self.token = new_id()
@@ -54,15 +57,21 @@ class Handover:
         """Whether events were committed since that somebody has to claim."""
         self.published: list[Confirmed] = []
         """Under our token; that they are published is still to be written down."""
+        self._taken_along: list[Confirmed] = []
+        self._missed = False
         self.storing = False
         """Whether intake is at work: its next transaction takes along what was published."""
 
     def __len__(self) -> int:
         return len(self._events)
 
+    @property
+    def _full(self) -> bool:
+        return len(self._events) >= self._capacity or self._bytes >= MAX_HANDED_BYTES
+
     def lease(self) -> Lease | None:
         """Asked before the transaction, in whose course the lease begins."""
-        if not self.open or len(self._events) >= self._capacity:
+        if not self.open or self._full:
             return None
         return Lease(self.token, time.monotonic() + self._usable_seconds)
 
@@ -73,7 +82,7 @@ class Handover:
         queue in the outbox. Else intake, whose messages come in by the hundred, would leave the
         relay few turns of the event loop, and most events would have to be claimed.
         """
-        if self.open and len(self._events) >= self._capacity:
+        if self.open and self._full:
             self._taken.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LONGEST_WAIT_SECONDS):
@@ -82,6 +91,7 @@ class Handover:
     def give(self, events: Sequence[ClaimedEvent], lease: Lease) -> None:
         """Hand over what was committed under this lease."""
         self._events.extend((event, lease.until) for event in events)
+        self._bytes += sum(len(event.payload) for event in events)
         self._news.set()
 
     def take(self, limit: int) -> list[ClaimedEvent]:
@@ -89,7 +99,21 @@ class Handover:
         now = time.monotonic()
         self._taken.set()
         there = [self._events.popleft() for _ in range(min(limit, len(self._events)))]
+        self._bytes -= sum(len(event.payload) for event, _ in there)
         return [event for event, until in there if now < until]
+
+    def claim(self) -> None:
+        """A claim begins. What it misses stands behind something, and is asked for again: at once
+        while some of that is here, else when what was published is written down."""
+        self._missed = self.unleased and bool(self.published or self._taken_along)
+        if not self._events:
+            self.unleased = False
+
+    def written(self) -> None:
+        """What was published is written down: what stood behind it can be claimed."""
+        if self._missed:
+            self._missed = False
+            self.tell()
 
     def tell(self) -> None:
         """Events were committed that nobody has leased: they are to be claimed."""
@@ -120,13 +144,17 @@ class Handover:
         Where that fails it is here again, and the relay's to write.
         """
         self.storing = True
-        taken, self.published = self.published, []
+        self._taken_along, self.published = self.published, []
         try:
-            yield taken
+            yield self._taken_along
         except BaseException:
-            self.published = taken + self.published
+            self.published = self._taken_along + self.published
             self.rest()
             raise
+        else:
+            self.written()
+        finally:
+            self._taken_along = []
 
     def rest(self) -> None:
         """Intake has nothing to store for now: what is left to write down, the relay writes."""

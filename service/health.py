@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,12 @@ from starlette.routing import Route
 
 from db import outbox
 from db.engine import Database
+from service.explain import explain_database
 from service.relay import Relay
+from service.storage import try_writing
 from service.supervision import Supervisor
 from service.telemetry import Metrics
+from service.watch import Watch
 
 # An answer is shared by whoever asks within this time: a probe must not become a load.
 SHARED_SECONDS = 1.0
@@ -36,6 +40,7 @@ class Report:
     consuming: bool
     relay_alive: bool
     asked_at: float
+    database_why: str | None = None
 
 
 class Health:
@@ -46,8 +51,10 @@ class Health:
         database: Database,
         relay: Relay,
         supervisor: Supervisor,
+        watch: Watch,
         metrics: Metrics,
         *,
+        why_not_consuming: Callable[[], str | None],
         is_consuming: Callable[[], Awaitable[bool]],
         broker_lets_us_in: Callable[[], Awaitable[bool]],
         relay_stalled_seconds: float,
@@ -55,6 +62,8 @@ class Health:
         self._database = database
         self._relay = relay
         self._supervisor = supervisor
+        self._watch = watch
+        self._why_not_consuming = why_not_consuming
         self._metrics = metrics
         self._is_consuming = is_consuming
         self._broker_lets_us_in = broker_lets_us_in
@@ -74,7 +83,7 @@ class Health:
         """A report at most a second old."""
         async with self._asking:
             if self._last is None or time.monotonic() - self._last.asked_at > SHARED_SECONDS:
-                (database_up, backlog), consuming = await asyncio.gather(
+                (database_up, backlog, why), consuming = await asyncio.gather(
                     self._ask_database(), self._is_consuming()
                 )
                 # Without a database nothing is consumed, and that is not the broker's fault.
@@ -86,8 +95,13 @@ class Health:
                     consuming=consuming,
                     relay_alive=self._relay_alive(),
                     asked_at=time.monotonic(),
+                    database_why=why,
                 )
             return self._last
+
+    def expire(self) -> None:
+        """Something failed that the last report may not know of: ask anew."""
+        self._last = None
 
     async def health(self, _: Request) -> Response:
         report = await self.report()
@@ -98,6 +112,8 @@ class Health:
             "db": "connected" if report.database_up else "disconnected",
             "mq": "connected" if report.broker_up else "disconnected",
         }
+        if report.database_why:
+            body["why"] = {"db": report.database_why}
         if backlog is not None:
             body["outbox"] = {
                 "pending": backlog.pending,
@@ -107,20 +123,22 @@ class Health:
         return JSONResponse(body, 200 if ok else 503)
 
     async def ready(self, _: Request) -> Response:
-        report, dead = await self.report(), self._supervisor.dead
+        report, dead, stalled = await self.report(), self._dead, self._watch.stalled
         checks = {
-            "broker": "consuming" if report.consuming else "not consuming",
+            "broker": "consuming" if report.consuming else _because(self._why_not_consuming()),
             "database": "answering" if report.database_up else "not answering",
             "intake": "alive",
-            "relay": "alive" if report.relay_alive else "stalled",
-        } | dict.fromkeys(dead, "dead")
-        ready = report.database_up and report.consuming and report.relay_alive and not dead
+            "relay": "alive" if report.relay_alive else self._relay_stalled(),
+        }
+        checks |= stalled | dict.fromkeys(dead, "dead")
+        moves = report.database_up and report.consuming and report.relay_alive
+        ready = moves and not stalled and not dead
         return JSONResponse(
             {"status": "READY" if ready else "NOT_READY", **checks}, 200 if ready else 503
         )
 
     async def live(self, _: Request) -> Response:
-        dead = self._supervisor.dead
+        dead = self._dead
         return JSONResponse(
             {"status": "DEAD" if dead else "ALIVE", "dead": dead}, 503 if dead else 200
         )
@@ -136,17 +154,36 @@ class Health:
             self._metrics.outbox_oldest.set(report.backlog.oldest_pending_seconds)
         return Response(self._metrics.exposed(), media_type=CONTENT_TYPE_LATEST)
 
-    async def _ask_database(self) -> tuple[bool, outbox.Backlog | None]:
-        """Whether it answers, and the backlog: a long one may take longer to count than we wait."""
+    async def _ask_database(self) -> tuple[bool, outbox.Backlog | None, str | None]:
+        """Whether it answers, the backlog, and why not: a long one may take longer than we wait.
+
+        A file answers if it takes writes: from a full or read-only disk it could still be read.
+        """
         answered = False
         try:
-            async with asyncio.timeout(DATABASE_ANSWER_SECONDS), self._database.reading() as link:
+            async with asyncio.timeout(DATABASE_ANSWER_SECONDS), AsyncExitStack() as stack:
+                if self._database.is_file:
+                    await try_writing(self._database)
+                link = await stack.enter_async_context(self._database.reading())
                 await link.execute(select(1))
                 answered = True
-                return answered, await outbox.measure_backlog(link)
-        except (SQLAlchemyError, TimeoutError, OSError):
-            return answered, None
+                return answered, await outbox.measure_backlog(link), None
+        except (SQLAlchemyError, TimeoutError, OSError) as error:
+            return answered, None, None if answered else explain_database(error)
+
+    @property
+    def _dead(self) -> list[str]:
+        """What this process cannot heal by itself any more."""
+        return sorted({*self._supervisor.dead, *self._watch.hopeless})
+
+    def _relay_stalled(self) -> str:
+        waits_for = self._relay.waits_for
+        return f"stalled: it waits for {waits_for}" if waits_for else "stalled"
 
     def _relay_alive(self) -> bool:
         last = self._relay.last_success
         return last is not None and time.monotonic() - last < self._relay_stalled_seconds
+
+
+def _because(why: str | None) -> str:
+    return f"not consuming: {why}" if why else "not consuming"

@@ -20,35 +20,69 @@ import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import dead_letters, orders, outbox
 from db.engine import Database
-from db.failures import RIGHT_ERRORS, Failure, classify, error_number
+from db.failures import (
+    RIGHT_ERRORS,
+    SERVER_ERRORS,
+    Failure,
+    classify,
+    error_number,
+    file_error,
+)
 from db.outbox import ClaimedEvent
-from service.completing import tell_published
-from service.errors import BrokerAwayError, DatabaseAwayError, StorageRefusedError
-from service.events import Events, to_publish
+from service.completing import Completed, complete, tell_published
+from service.contracts import FailureReason
+from service.errors import (
+    BrokerAwayError,
+    DatabaseAwayError,
+    Refusal,
+    StorageRefusedError,
+    TooManyReturnsError,
+)
+from service.events import Events, Row, to_publish
 from service.explain import explain_database
 from service.handover import Handover
+from service.links import Links, LinksUnknownError
 from service.orders import Accepted, Candidate, Duplicate, Refused
-from service.plan import DeadLettered, Entry, Outcome, Repeated, plan_batch
+from service.plan import (
+    DeadLettered,
+    Entry,
+    EventRepeated,
+    Outcome,
+    Plan,
+    Repeated,
+    Returned,
+    plan_batch,
+)
 from service.publishing import Confirmed, Publisher
+from service.recorded import Recorded
 from service.retry import delay_after
 from service.storage import takes_writes
 from service.telemetry import Action, Metrics, log
 
-# As for one body (service.delivery): a statement holds the bodies of a whole batch.
+# As for one body (service.delivery): a statement holds bodies and headers of a whole batch.
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 # After so many failures of one batch, the database is asked whether the fault may be the batch's.
 SUSPICIOUS_ATTEMPTS = 3
+# After so long a redelivery is decided again that may be another process's to mark.
+LATER_SECONDS = 1.0
+# How often a body that no row has is passed back to the dead-letter queue, and how slowly.
+MOST_PASSES = 20
+PASS_BACK_SECONDS = 1.0
 COUNTED_AS: dict[type[Outcome], str] = {
     Accepted: "accepted",
     Duplicate: "duplicate",
     DeadLettered: "dead_lettered",
     Repeated: "repeated",
+    EventRepeated: "repeated",
+    Returned: "returned",
 }
 
 
@@ -63,18 +97,28 @@ class Intake:
         *,
         batch_size: int,
         handover: Handover,
+        recorded: Recorded,
         large: Publisher,
+        senders_wait: bool = False,
     ) -> None:
+        """`senders_wait`: no broker keeps what is given back, so its sender hears it at once."""
+        self._senders_wait = senders_wait
         self._database = database
         self._events = events
         self._metrics = metrics
         self._batch_size = batch_size
         self._handover = handover
+        self._recorded = recorded
         self._large = large
         self._one_at_a_time = asyncio.Lock()
         self._waiting: deque[Entry] = deque()
+        self._later: dict[Entry, asyncio.TimerHandle] = {}
         self._arrived = asyncio.Event()
         self._abandoned = asyncio.Event()
+        self._at_commit = False
+        self.batch_in_hand = False
+        self.attempts = 0
+        """Transactions that were begun so far: grows while a batch in hand makes progress."""
         self.away_since: float | None = None
         """Since when the database has been away, on the monotonic clock in seconds."""
 
@@ -84,18 +128,20 @@ class Intake:
         Raises:
             DatabaseAwayError, BrokerAwayError: intake was told to abandon what it cannot store.
             StorageRefusedError: the database will never take this one.
+            TooManyReturnsError: the broker is to set it aside.
         """
         entry = Entry(subject, asyncio.get_running_loop().create_future())
         self._waiting.append(entry)
         self._arrived.set()
         outcome = await entry.waiter
-        if not subject.delivery.storable and isinstance(subject, Refused):
-            if isinstance(outcome, DeadLettered):
-                await self._publish_large(
-                    subject, outcome.dead_letter_id, subject.delivery.received_at
-                )
-            elif isinstance(outcome, Repeated):
-                await self._publish_large(subject, outcome.dead_letter_id, outcome.received_at)
+        subject = entry.subject  # by now it may be one that the database refused
+        match outcome:
+            case DeadLettered(refused, letter_id) if not refused.keeps_body:
+                await self._publish_large(refused, letter_id, subject.delivery.received_at)
+            case Repeated(letter_id, at) if isinstance(subject, Refused) and not subject.keeps_body:
+                await self._publish_large(subject, letter_id, at)
+            case Returned(body_is_stored=False):
+                await self._pass_back(outcome)
         return outcome
 
     def abandon(self) -> None:
@@ -122,6 +168,7 @@ class Intake:
         """Take in one batch of what waits; returns how many deliveries it held."""
         batch = self._next_batch()
         if batch:
+            self.batch_in_hand = True
             try:
                 await self._take_in(batch)
             except BaseException:
@@ -130,6 +177,8 @@ class Intake:
                 self._arrived.set()
                 self._handover.rest()
                 raise
+            finally:
+                self.batch_in_hand = False
             if not self._waiting:
                 self._handover.rest()
         return len(batch)
@@ -138,7 +187,7 @@ class Intake:
         batch: list[Entry] = []
         size = 0
         while self._waiting and len(batch) < self._batch_size:
-            size += self._waiting[0].size
+            size += self._waiting[0].subject.delivery.bytes_to_store
             if batch and size > MAX_BATCH_BYTES:
                 break
             batch.append(self._waiting.popleft())
@@ -149,42 +198,48 @@ class Intake:
     async def _take_in(self, batch: Sequence[Entry]) -> None:
         """Store the batch, however often that must be tried; one bad entry fails alone."""
         attempt = 0
+        links = Links()
         # What was taken from us while we tried comes again, and is decided then.
         while batch := [entry for entry in batch if not entry.waiter.cancelled()]:
             try:
-                outcomes = await self._commit(batch, first_attempt=attempt == 0)
+                outcomes = await self._commit(batch, links, first_attempt=attempt == 0)
+            except LinksUnknownError as unknown:
+                await links.ask(unknown)
             except (SQLAlchemyError, TimeoutError, OSError) as error:
                 attempt += 1
+                links = Links()
                 failure = classify(error)
                 if failure is Failure.DATA or await self._is_to_blame(attempt, error):
                     await self._isolate(batch, error)
                     return
-                if failure is Failure.RACE:
+                if failure is Failure.RACE and not self._senders_wait:
                     log(Action.INTAKE_RETRYING, logging.DEBUG, attempt=attempt, why="race")
                     await _pause(attempt, first_seconds=0.01, longest_seconds=1)
                 elif not await self._wait_for_database(attempt, error):
                     self._give_back(batch, error)
                     return
             except Exception as error:  # noqa: BLE001 - a defect costs its own message, no other
-                await self._isolate(batch, error)
+                await self._isolate(batch, error, defect=True)
                 return
             else:
                 self._settle(outcomes)
                 return
 
     async def _commit(
-        self, batch: Sequence[Entry], *, first_attempt: bool
+        self, batch: Sequence[Entry], links: Links, *, first_attempt: bool
     ) -> list[tuple[Entry, Outcome]]:
         """THE transaction: decide the batch by what is stored, and store what follows from it.
 
         On the way it writes down what the relay has published since, for the cost of a statement.
         """
         started = time.perf_counter()
+        self.attempts += 1
+        self._at_commit = False
         # Of a commit whose outcome is unknown nothing is known to hand over, and a batch that was
         # refused once goes alone.
         lease = self._handover.lease() if first_attempt else None
         leased: list[ClaimedEvent] = []
-        completed = 0
+        completed = Completed()
         taking_along: AbstractContextManager[list[Confirmed]] = (
             self._handover.taking_along() if first_attempt else nullcontext([])
         )
@@ -192,25 +247,36 @@ class Intake:
             async with self._database.transaction() as connection:
                 if published:
                     ids = [each.event.event_id for each in published]
-                    completed = await outbox.complete(connection, ids, token=self._handover.token)
+                    completed = await complete(connection, ids, token=self._handover.token)
                 plan = await plan_batch(
-                    connection, batch, self._events, first_attempt=first_attempt
+                    connection,
+                    batch,
+                    self._events,
+                    recorded=self._recorded,
+                    links=links,
+                    first_attempt=first_attempt,
                 )
-                if plan.orders:
-                    await orders.insert_orders(connection, plan.orders)
-                if plan.dead_letters:
-                    await dead_letters.insert_dead_letters(connection, plan.dead_letters)
+                await _store(connection, plan)
                 if plan.events:
                     leased = plan.lease_events(lease.token) if lease else []
                     await outbox.add_events(connection, plan.events)
+                if plan.ours:
+                    await outbox.release(connection, plan.ours, token=self._handover.token)
+                self._at_commit = True
         self._metrics.commit_seconds.observe(time.perf_counter() - started)
         self._metrics.batch_size.observe(len(batch))
         if published:
-            tell_published(self._metrics, confirmed=len(published), completed=completed)
+            tell_published(self._metrics, completed)
         if lease and leased:
             self._handover.give(leased, lease)
-        if len(leased) < len(plan.events):
+        if len(leased) < len(plan.events) or plan.ours:
             self._handover.tell()
+        for entry in plan.later:
+            self._decide_later(entry)
+        for entry in plan.gone:
+            if not entry.waiter.done():
+                why = "the link that it came on is gone: the broker delivers it again"
+                entry.waiter.set_exception(BrokerAwayError(why))
         return plan.outcomes
 
     def _settle(self, outcomes: Sequence[tuple[Entry, Outcome]]) -> None:
@@ -221,10 +287,28 @@ class Intake:
         for counted_as, count in counts.items():
             self._metrics.messages.labels(counted_as).inc(count)
         for entry, outcome in outcomes:
+            if isinstance(outcome, DeadLettered | Repeated):
+                self._recorded.hold(entry.subject.delivery, outcome.dead_letter_id)
             if isinstance(outcome, DeadLettered):
                 self._tell(outcome)
+            elif isinstance(outcome, Returned):
+                log(
+                    Action.DEAD_LETTER_RETURNED,
+                    logging.WARNING,
+                    reason=outcome.refused.refusal.reason,
+                    dead_letter_id=outcome.dead_letter_id,
+                    attempts=outcome.attempts,
+                )
             if not entry.waiter.done():
                 entry.waiter.set_result(outcome)
+
+    def _decide_later(self, entry: Entry) -> None:
+        def again() -> None:
+            del self._later[entry]
+            self._waiting.append(entry)
+            self._arrived.set()
+
+        self._later[entry] = asyncio.get_running_loop().call_later(LATER_SECONDS, again)
 
     def _tell(self, outcome: DeadLettered) -> None:
         refusal = outcome.refused.refusal
@@ -249,6 +333,8 @@ class Intake:
             attempt=attempt,
             retry_in_seconds=delay,
         )
+        if self._senders_wait:
+            return False
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await self._abandoned.wait()
@@ -257,35 +343,67 @@ class Intake:
     async def _is_to_blame(self, attempt: int, error: Exception) -> bool:
         """Whether a batch fails again and again on a database that takes other writes.
 
-        Not where it waited for somebody else's lock, nor where the user lacks a right: that is
-        nobody's fault here, and will end.
+        Not where its COMMIT failed, which names no row; nor where it waited for another's lock, the
+        user lacks a right, or the server speaks of itself: none of that is in the message.
         """
-        if isinstance(error, TimeoutError) or classify(error) is Failure.RACE:
+        if self._at_commit or isinstance(error, TimeoutError) or classify(error) is Failure.RACE:
             return False
-        if error_number(error) in RIGHT_ERRORS:
+        if error_number(error) in RIGHT_ERRORS | SERVER_ERRORS or file_error(error) is not None:
             return False
         return attempt >= SUSPICIOUS_ATTEMPTS and await takes_writes(self._database)
 
-    async def _isolate(self, batch: Sequence[Entry], error: Exception) -> None:
-        """Somebody's message cannot be stored, now or ever: whose, each alone will tell."""
+    async def _isolate(
+        self, batch: Sequence[Entry], error: Exception, *, defect: bool = False
+    ) -> None:
+        """Retry entries one by one to isolate the one that cannot be stored; refuse that one.
+
+        What the database will not take becomes a dead letter, and that failing, a shortened one.
+        A message that meets a defect of ours is left to the broker: the next release may have none.
+        """
         if len(batch) > 1:
             for entry in batch:
                 await self._take_in([entry])
-        elif not batch[0].waiter.done():
-            refused = StorageRefusedError("the database will not take this message")
-            refused.__cause__ = error
-            batch[0].waiter.set_exception(refused)
+            return
+        (entry,) = batch
+        if entry.waiter.done():
+            return
+        less = None if defect else refused_by_database(entry.subject, error)
+        if less is not None:
+            entry.subject = less
+            await self._take_in([entry])
+            return
+        refused = StorageRefusedError("the database will not take this message")
+        refused.__cause__ = error
+        entry.waiter.set_exception(refused)
 
     def _give_back(self, batch: Sequence[Entry], error: Exception) -> None:
         """Fail everything that waits: the broker keeps it, and it comes again."""
-        waiting = [*batch, *self._waiting]
+        waiting = [*batch, *self._waiting, *self._later]
         self._waiting.clear()
+        for timer in self._later.values():
+            timer.cancel()
+        self._later.clear()
         self._arrived.clear()
         for entry in waiting:
             if not entry.waiter.done():
                 away = DatabaseAwayError("the database is away; the broker keeps the message")
                 away.__cause__ = error
                 entry.waiter.set_exception(away)
+
+    async def _pass_back(self, returned: Returned) -> None:
+        """Back to the dead-letter queue with a body that no row has: there alone it is kept.
+
+        What leads everything published here back to us would have us do that for ever, so it is
+        done only so often. After that the broker sets the message aside, without publishing it.
+
+        Raises:
+            TooManyReturnsError: it was done as often as it may be.
+        """
+        await asyncio.sleep(PASS_BACK_SECONDS)
+        if returned.attempts > MOST_PASSES:
+            raise TooManyReturnsError(f"dead letter {returned.dead_letter_id} came back too often")
+        letter_id, received_at = returned.dead_letter_id, returned.received_at
+        await self._publish(self._events.returned(returned.refused, letter_id, received_at))
 
     async def _publish_large(
         self, refused: Refused, dead_letter_id: str, received_at: datetime
@@ -294,7 +412,15 @@ class Intake:
 
         Where we die in between it comes again, is recognised, and is passed on under the same id.
         """
-        event = to_publish(self._events.dead_letter(refused, dead_letter_id, received_at))
+        await self._publish(self._events.dead_letter(refused, dead_letter_id, received_at))
+
+    async def _publish(self, row: Row) -> None:
+        """Publish without the outbox, until it is confirmed.
+
+        Raises:
+            BrokerAwayError: intake was told to abandon what it cannot store.
+        """
+        event = to_publish(row)
         attempt = 0
         async with self._one_at_a_time:
             while not self._abandoned.is_set():
@@ -307,6 +433,28 @@ class Intake:
         raise BrokerAwayError("a body too large to be stored could not be passed on")
 
 
+def refused_by_database(subject: Candidate | Refused, error: Exception) -> Refused | None:
+    """What to store in place of a message that the database will not take; None: nothing less."""
+    if isinstance(subject, Candidate):
+        number = error_number(error)
+        why = type(error).__name__ if number is None else f"error {number}"
+        refusal = Refusal(FailureReason.UNSTORABLE, f"the database will not take it: {why}")
+        return Refused(refusal, subject.delivery, subject.order.order_id)
+    return None if subject.shortened else replace(subject, shortened=True)
+
+
 async def _pause(attempt: int, *, first_seconds: float, longest_seconds: float) -> None:
     delay = delay_after(attempt, first_seconds=first_seconds, longest_seconds=longest_seconds)
     await asyncio.sleep(delay.total_seconds())
+
+
+async def _store(connection: AsyncConnection, plan: Plan) -> None:
+    """Write orders and dead letters; their events are the transaction's own affair."""
+    if plan.orders:
+        await orders.insert_orders(connection, plan.orders)
+    if plan.dead_letters:
+        await dead_letters.insert_dead_letters(connection, plan.dead_letters)
+    if plan.refused_again:
+        await dead_letters.count_attempts(connection, plan.refused_again)
+    if plan.redriven:
+        await dead_letters.mark_redriven(connection, plan.redriven)

@@ -11,12 +11,13 @@ import asyncio
 import contextlib
 import ssl
 import struct
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import DeliveryError, PublishError
 from aiormq import spec
 from aiormq.channel import Channel
@@ -25,15 +26,20 @@ from faststream.exceptions import SubscriberNotFound
 from faststream.rabbit import RabbitBroker
 
 from db.outbox import ClaimedEvent
-from service.delivery import from_json
-from service.errors import BrokerAwayError
-from service.events import cloud_event, made_at
+from service.delivery import HEADERS_TOO_LARGE, MAX_HEADER_BYTES, MAX_STORED_BYTES, from_json
+from service.errors import BrokerAwayError, TopologyRefusedError
+from service.events import OWN_HEADERS, cloud_event, made_at
 from service.explain import explain_broker
-from service.link import LINK_FAILURES, loss_as_error
+from service.link import LINK_FAILURES, Link, loss_as_error
+from service.origin import APP_ID
 from service.topology import Topology
 
-CLOSE_SECONDS = 2.0
 PERSISTENT = 2
+# A content header has these bytes before its properties (AMQP 0-9-1, 2.3.5.2).
+CONTENT_HEADER_BYTES = 12
+# What an event has beside its sender's headers: our own headers and short strings.
+OTHER_PROPERTY_BYTES = 8 * 1024
+MAX_SLOW = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +59,14 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """A queue cannot take this event now, by no fault of it: it has no leader, or is full."""
+    """This event cannot be taken now, by no fault of it; `times` in a row so far.
+
+    Its queue has no leader or is full, or the link is too narrow for it.
+    """
 
     event: ClaimedEvent
     reason: str
+    times: int = 1
 
 
 PublishOutcome = Confirmed | Deferred | Rejected
@@ -80,52 +90,96 @@ class ConfirmingPublisher:
         *,
         tls: ssl.SSLContext | None,
         connect_timeout_seconds: float,
-        heartbeat_seconds: int,
         publish_timeout_seconds: float,
     ) -> None:
         self._url = url
         self._topology = topology
         self._tls = tls
         self._connect_timeout = connect_timeout_seconds
-        self._heartbeat = heartbeat_seconds
         self._publish_timeout = publish_timeout_seconds
-        self._connection: AbstractConnection | None = None
+        self._link: Link | None = None
         self._channel: AbstractChannel | None = None
+        self._slow: dict[str, int] = {}
+        """How often in a row these events did not get through, the latest last."""
 
     async def publish(self, events: Sequence[ClaimedEvent]) -> list[PublishOutcome]:
-        """Publish all at once and wait for their confirms, `publish_timeout_seconds` at most.
+        """Publish all at once and wait for their confirms.
+
+        Gives up when none has come for `publish_timeout_seconds`, however many there are; for a
+        body over 1 MiB in proportion longer. So the narrowest link that is served takes 1 MiB in
+        that time. An event that did not get through alone, while the broker answers, is deferred.
 
         Raises:
-            BrokerAwayError: no link, or no confirm in time; what was confirmed until then is not
-                known to the caller and will be published again, under the same message id.
+            BrokerAwayError: the link is lost, or confirms stopped coming. Its `outcomes` are those
+                known by then; the others are to be published again, under the same message id.
         """
+        known: dict[str, PublishOutcome] = {}
+        largest = max((len(event.payload) for event in events), default=0)
+        seconds = self._publish_timeout * max(1.0, largest / MAX_STORED_BYTES)
         try:
-            async with asyncio.timeout(self._publish_timeout):
+            async with patience(seconds) as progress:
                 with loss_as_error():
-                    return await self._publish_and_mend(events)
+                    return await self._publish_and_mend(events, known, progress)
         except LINK_FAILURES as error:
             await self.close()
-            raise BrokerAwayError(explain_broker(error)) from error
+            timed_out = isinstance(error, TimeoutError)
+            if timed_out and len(events) == 1 and not known and await self._answers():
+                return [self._too_slow(events[0], seconds)]
+            raise BrokerAwayError(
+                explain_broker(error), outcomes=list(known.values()), timed_out=timed_out
+            ) from error
         except asyncio.CancelledError:
             await self.close()
             raise
 
     async def close(self) -> None:
-        connection, self._connection, self._channel = self._connection, None, None
-        if connection is not None:
-            # Lost already, perhaps, and that is what we wanted.
-            with contextlib.suppress(*LINK_FAILURES):
-                async with asyncio.timeout(CLOSE_SECONDS):
-                    await connection.close()
+        """Leave the link for good; the next publication opens another one."""
+        link, self._link, self._channel = self._link, None, None
+        if link is not None:
+            await link.end()
 
-    async def _publish_and_mend(self, events: Sequence[ClaimedEvent]) -> list[PublishOutcome]:
+    async def _answers(self) -> bool:
+        """Whether the broker lets us in and answers, on a new link."""
         try:
-            outcomes = await self._publish_together(events)
+            async with asyncio.timeout(self._connect_timeout):
+                with loss_as_error():
+                    await self._open()
+        except LINK_FAILURES:
+            await self.close()
+            return False
+        return True
+
+    def _too_slow(self, event: ClaimedEvent, seconds: float) -> Deferred:
+        times = self._slow.pop(event.event_id, 0) + 1
+        self._slow[event.event_id] = times
+        if len(self._slow) > MAX_SLOW:
+            del self._slow[next(iter(self._slow))]
+        size = len(event.payload)
+        return Deferred(
+            event, f"its {size:,} bytes had no confirm in {seconds:g} s: a narrow link?", times
+        )
+
+    async def _publish_and_mend(
+        self,
+        events: Sequence[ClaimedEvent],
+        known: dict[str, PublishOutcome],
+        progress: Callable[[], None],
+    ) -> list[PublishOutcome]:
+        async def publish(channel: Channel, event: ClaimedEvent) -> None:
+            known[event.event_id] = await self._publish_one(channel, event)
+            progress()
+
+        try:
+            await self._publish_together(events, publish)
         except ChannelClosed:
             # One event's fault closed the channel for all: whose, each alone will tell.
             # For what was on its way there the broker closes the connection too.
             await self.close()
-            outcomes = [await self._publish_alone(event) for event in events]
+            for event in events:
+                if event.event_id not in known:
+                    known[event.event_id] = await self._publish_alone(event)
+                    progress()
+        outcomes = [known[event.event_id] for event in events]
         if any(isinstance(outcome, Rejected) for outcome in outcomes):
             await self._mend_topology()
         if any(isinstance(outcome, Deferred) for outcome in outcomes):
@@ -134,15 +188,18 @@ class ConfirmingPublisher:
             await self.close()
         return outcomes
 
-    async def _publish_together(self, events: Sequence[ClaimedEvent]) -> list[PublishOutcome]:
+    async def _publish_together(
+        self,
+        events: Sequence[ClaimedEvent],
+        publish: Callable[[Channel, ClaimedEvent], Awaitable[None]],
+    ) -> None:
         channel = await self._open()
         results = await asyncio.gather(
-            *(self._publish_one(channel, event) for event in events), return_exceptions=True
+            *(publish(channel, event) for event in events), return_exceptions=True
         )
         for result in results:
-            if isinstance(result, BaseException):
+            if result is not None:
                 raise result
-        return [result for result in results if not isinstance(result, BaseException)]
 
     async def _publish_alone(self, event: ClaimedEvent) -> PublishOutcome:
         try:
@@ -158,9 +215,7 @@ class ConfirmingPublisher:
                 event.payload,
                 exchange=event.exchange,
                 routing_key=event.routing_key,
-                properties=spec.Basic.Properties(
-                    message_type=event.event_type, **properties_of(event)
-                ),
+                properties=_fitting_properties(event, channel.max_content_size),
                 mandatory=True,
                 # Waiting for each to be written would have them go one after the other, each after
                 # some turns of the event loop; that the last one is written, its confirm says.
@@ -175,17 +230,15 @@ class ConfirmingPublisher:
         return Confirmed(event)
 
     async def _open(self) -> Channel:
-        if self._connection is None or self._connection.is_closed:
-            self._connection = await aio_pika.connect(
+        if self._link is None or self._link.is_closed:
+            self._link = await Link.open(
                 self._url,
-                ssl_context=self._tls,
-                timeout=self._connect_timeout,
-                heartbeat=self._heartbeat,
-                client_properties={"connection_name": "orders relay"},
+                tls=self._tls,
+                timeout_seconds=self._connect_timeout,
             )
             self._channel = None
         if self._channel is None or self._channel.is_closed:
-            self._channel = await self._connection.channel(on_return_raises=True)
+            self._channel = await self._link.channel(on_return_raises=True)
         return cast("Channel", await self._channel.get_underlay_channel())
 
     async def _mend_topology(self) -> None:
@@ -193,9 +246,31 @@ class ConfirmingPublisher:
 
         Where mending fails, the events are retried in any case, and the next failure mends again.
         """
-        if self._connection is not None and not self._connection.is_closed:
-            with contextlib.suppress(*LINK_FAILURES):
-                await self._topology.ensure(self._connection)
+        if self._link is not None and not self._link.is_closed:
+            with contextlib.suppress(*LINK_FAILURES, TopologyRefusedError):
+                await self._topology.ensure(self._link)
+
+
+@asynccontextmanager
+async def patience(seconds: float) -> AsyncIterator[Callable[[], None]]:
+    """A deadline that is put off by each call of what this yields.
+
+    Raises:
+        TimeoutError: nothing has moved for `seconds`.
+    """
+    loop = asyncio.get_running_loop()
+    last = loop.time()
+    async with asyncio.timeout(seconds) as deadline:
+
+        def progress() -> None:
+            nonlocal last
+            now = loop.time()
+            # Not for each of a hundred confirms that come together.
+            if now - last > seconds / 20:
+                last = now
+                deadline.reschedule(now + seconds)
+
+        yield progress
 
 
 class InProcessPublisher:
@@ -206,9 +281,9 @@ class InProcessPublisher:
 
     async def publish(self, events: Sequence[ClaimedEvent]) -> list[PublishOutcome]:
         for event in events:
-            # Nobody listens to a topic, or whoever does cannot read a dead letter's body, which may
-            # be anything: no fault of the event.
-            with contextlib.suppress(SubscriberNotFound, ValueError):
+            # A topic without a subscriber, or a dead letter's body that the subscriber's decoder
+            # cannot read, which may be anything: no fault of the event.
+            with contextlib.suppress(SubscriberNotFound, ValueError, RecursionError):
                 message = aio_pika.Message(
                     event.payload, type=event.event_type, **properties_of(event)
                 )
@@ -221,6 +296,25 @@ class InProcessPublisher:
         """Nothing is open."""
 
 
+def _fitting_properties(event: ClaimedEvent, frame_bytes: int) -> spec.Basic.Properties:
+    """The properties of an event, without its sender's headers where a frame takes no more.
+
+    Properties must fit into one frame: a broker closes the connection over a larger one. The
+    headers that we store fit into `frame_bytes` unless the broker has a smaller `frame_max` than
+    RabbitMQ's default.
+    """
+    properties = properties_of(event)
+    found = spec.Basic.Properties(message_type=event.event_type, **properties)
+    if frame_bytes > MAX_HEADER_BYTES + OTHER_PROPERTY_BYTES:
+        return found
+    if len(found.marshal()) + CONTENT_HEADER_BYTES <= frame_bytes:
+        return found
+    headers = properties["headers"]
+    ours = cloud_event(event) | {name: headers[name] for name in OWN_HEADERS if name in headers}
+    properties["headers"] = ours | {"x-original-headers": HEADERS_TOO_LARGE}
+    return spec.Basic.Properties(message_type=event.event_type, **properties)
+
+
 def properties_of(event: ClaimedEvent) -> dict[str, Any]:
     """What travels beside an event's payload: the same each time it is published."""
     return {
@@ -230,5 +324,5 @@ def properties_of(event: ClaimedEvent) -> dict[str, Any]:
         "message_id": event.event_id,
         "timestamp": made_at(event.event_id),
         "delivery_mode": PERSISTENT,
-        "app_id": "order-service",
+        "app_id": APP_ID,
     }

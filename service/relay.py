@@ -15,7 +15,8 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -28,10 +29,16 @@ from service.errors import BrokerAwayError
 from service.events import new_id
 from service.explain import explain_database
 from service.handover import Handover
-from service.publishing import Confirmed, Publisher, PublishOutcome
+from service.publishing import Confirmed, Deferred, Publisher, PublishOutcome
 from service.purging import Purge
 from service.retry import delay_after
 from service.telemetry import Action, Metrics, log
+
+# So much is under way at once: at the narrowest link that is served (1 MiB in the time allowed for
+# a confirm) the first confirms come in time, and what breaks off costs few repeats.
+MAX_ROUND_BYTES = 1024 * 1024
+# A claim that finds more than this is followed by a smaller one.
+MAX_CLAIM_BYTES = 16 * 1024 * 1024
 
 
 class Relay:
@@ -56,7 +63,7 @@ class Relay:
         self._handover = handover
         self._completion = completion
         self._purge = purge
-        self._batch_size = batch_size
+        self._batch_size = self._round_limit = self._claim_limit = batch_size
         self._lease_seconds = lease_seconds
         self._poll_seconds = poll_seconds
         self._next_claim = 0.0
@@ -64,8 +71,13 @@ class Relay:
         self._stopping = False
         self._debts: list[Callable[[], Awaitable[object]]] = []
         self.last_success: float | None = None
-        """When it last asked the outbox and did what it found, on the monotonic clock."""
+        """When it last published something or found nothing to publish, on the monotonic clock."""
         self._busy = False
+        self.running = False
+        self.steps = 0
+        """Grows whenever a step has ended: a claim, a publication, a write, a wait."""
+        self.waits_for: str | None = None
+        """Why nothing is published though there is something, for operators."""
 
     @property
     def busy(self) -> bool:
@@ -84,11 +96,13 @@ class Relay:
     async def run(self) -> None:
         """Drain until stopped, gently when idle, with backoff while a server is away."""
         failures = 0
+        self.running = True
         try:
             while not self._stopping or self._handover.holds_something:
                 self._busy = True
+                self.steps += 1
                 try:
-                    await self.run_once()
+                    counts = await self.run_once()
                     purged = await self._purge.when_due()
                 except (BrokerAwayError, SQLAlchemyError, TimeoutError, OSError) as error:
                     failures += 1
@@ -98,12 +112,16 @@ class Relay:
                 if failures:
                     log(Action.RELAY_RESUMED, failures=failures)
                     failures = 0
-                self.last_success = time.monotonic()
+                if counts.published or not counts.claimed:
+                    self.last_success = time.monotonic()
+                    self.waits_for = None
+                else:
+                    self.waits_for = "queues that refuse its events: the log says which"
                 if not (purged or self._stopping or self._handover.has_work or self._claim_is_due):
                     self._busy = False
                     await self._handover.wait(self._next_claim - time.monotonic())
         finally:
-            self._busy = False
+            self._busy = self.running = False
             self._handover.close()
             await self.close()
 
@@ -134,7 +152,9 @@ class Relay:
         if self._stopping or not self._handover.storing:
             published, self._handover.published = self._handover.published, []
             if published:
-                return await self._write_down(published, [], self._handover.token)
+                counts = await self._write_down(published, [], self._handover.token)
+                self._handover.written()
+                return counts
         if not self._owes_claim and (handed := self._handover.take(self._batch_size)):
             self._owes_claim = self._claim_is_due
             return await self._deliver(handed, self._handover.token)
@@ -146,11 +166,10 @@ class Relay:
         started = time.perf_counter()
         try:
             outcomes = await self._publish_in_order(events)
-        except BrokerAwayError:
-            await self._give_back(events, token)
+        except BrokerAwayError as error:
+            await self._keep_what_is_known(events, error.outcomes, token)
             raise
-        tried = {each.event.event_id for each in outcomes}
-        held_back = [event for event in events if event.event_id not in tried]
+        held_back = _without_outcome(events, outcomes)
         confirmed = [each for each in outcomes if isinstance(each, Confirmed)]
         if len(confirmed) == len(events) and self._handover.leave(confirmed, token):
             counts = Counts(claimed=len(events), published=len(confirmed))
@@ -158,8 +177,22 @@ class Relay:
             counts = await self._write_down(outcomes, held_back, token)
         self._metrics.relay_seconds.observe(time.perf_counter() - started)
         if counts.deferred and not counts.published:
-            raise BrokerAwayError("its queues take nothing now: they have no leader, or are full")
+            raise BrokerAwayError(next(e.reason for e in outcomes if isinstance(e, Deferred)))
         return counts
+
+    async def _keep_what_is_known(
+        self,
+        events: Sequence[outbox.ClaimedEvent],
+        outcomes: Sequence[PublishOutcome],
+        token: str,
+    ) -> None:
+        """Write down what was answered before publishing broke off, and give back the rest."""
+        if not outcomes:
+            await self._give_back(events, token)
+            return
+        # Where the database is away, too, the next run writes it first.
+        with contextlib.suppress(SQLAlchemyError, TimeoutError, OSError):
+            await self._write_down(outcomes, _without_outcome(events, outcomes), token)
 
     async def _write_down(
         self,
@@ -171,27 +204,35 @@ class Relay:
             return await self._completion.write(outcomes, held_back, token)
 
     async def _claim(self, token: str) -> list[outbox.ClaimedEvent]:
-        if not len(self._handover):
-            # Else what we look for may wait for one of those, and this is asked again.
-            self._handover.unleased = False
+        self._handover.claim()
         events: list[outbox.ClaimedEvent] = []
         with self._in_debt_for(lambda: self._release(events, token)):
             async with self._database.transaction() as connection:
                 events += await self._lock(connection)
                 if events:
                     ids = [event.event_id for event in events]
-                    await outbox.lease(connection, ids, token=token, seconds=self._lease_seconds)
+                    leased = await outbox.lease(
+                        connection, ids, token=token, seconds=self._lease_seconds
+                    )
+                    if leased < len(events):
+                        await outbox.release(connection, ids, token=token)
+                        events.clear()
+                        return []  # our locks were lost on the way: asked again by the next run
         # Of a long aggregate more may stand behind these.
         self._owes_claim = bool(events)
         self._next_claim = time.monotonic() + self._poll_seconds
-        self._handover.open = len(events) < self._batch_size and not self._stopping
+        self._handover.open = len(events) < self._claim_limit and not self._stopping
+        size = sum(len(event.payload) for event in events)
+        # Large events are claimed by the few: a whole batch of them would fill the memory.
+        fitting = len(events) * MAX_CLAIM_BYTES // size if size else self._batch_size
+        self._claim_limit = max(1, min(self._batch_size, 2 * self._claim_limit, fitting))
         return events
 
     async def _lock(self, connection: AsyncConnection) -> list[outbox.ClaimedEvent]:
         """Lock the first events of their aggregates, and those that stand behind them."""
         lease_seconds = self._lease_seconds
         found = await outbox.lock_claimable(
-            connection, self._batch_size, lease_seconds=lease_seconds
+            connection, self._claim_limit, lease_seconds=lease_seconds
         )
         if not found:
             return []
@@ -201,7 +242,7 @@ class Relay:
         if not followed:
             return firsts
         return firsts + await outbox.lock_followers(
-            connection, followed, self._batch_size, lease_seconds=lease_seconds
+            connection, followed, self._claim_limit, lease_seconds=lease_seconds
         )
 
     @contextlib.contextmanager
@@ -220,6 +261,7 @@ class Relay:
 
     async def _pay_debts(self) -> None:
         while self._debts:
+            self.steps += 1
             debt = self._debts.pop(0)
             with self._in_debt_for(debt):
                 await debt()
@@ -230,6 +272,10 @@ class Relay:
         """Publish side by side, but of one aggregate one after the other.
 
         None is tried behind one that failed, or later than the lease allows: it has no outcome.
+
+        Raises:
+            BrokerAwayError: with the outcomes of all rounds so far. After a round whose confirms
+                stopped coming, the next rounds are half as long.
         """
         latest = time.monotonic() + self._lease_seconds / 2
         waiting: dict[tuple[str, str], deque[outbox.ClaimedEvent]] = {}
@@ -237,10 +283,22 @@ class Relay:
             waiting.setdefault(event.aggregate, deque()).append(event)
         outcomes: list[PublishOutcome] = []
         while waiting and time.monotonic() < latest:
-            published = await self._publisher.publish([each.popleft() for each in waiting.values()])
+            heads = _round_of(waiting, self._round_limit)
+            try:
+                published = await self._publisher.publish(heads)
+            except BrokerAwayError as error:
+                if error.timed_out:
+                    self._round_limit = max(1, len(heads) // 2)
+                error.outcomes = outcomes + error.outcomes
+                raise
             outcomes += published
-            failed = {each.event.aggregate for each in published if not isinstance(each, Confirmed)}
-            waiting = {of: left for of, left in waiting.items() if left and of not in failed}
+            self.steps += 1
+            if all(isinstance(each, Confirmed) for each in published):
+                self._round_limit = min(2 * self._round_limit, self._batch_size)
+            for each in published:
+                left = waiting.pop(each.event.aggregate)
+                if left and isinstance(each, Confirmed):
+                    waiting[each.event.aggregate] = left  # behind those that had no turn yet
         return outcomes
 
     async def _give_back(self, events: Sequence[outbox.ClaimedEvent], token: str) -> None:
@@ -270,7 +328,32 @@ class Relay:
         else:
             what, why = "database", explain_database(error)
         delay = delay_after(failures, first_seconds=0.25, longest_seconds=3).total_seconds()
+        self.waits_for = f"the {what}: {why}"
         log(Action.RELAY_WAITING, logging.WARNING, waits_for=what, why=why, retry_in_seconds=delay)
         self._busy = False
         if not self._stopping:
             await asyncio.sleep(delay)
+
+
+def _round_of(
+    waiting: Mapping[Any, deque[outbox.ClaimedEvent]], limit: int
+) -> list[outbox.ClaimedEvent]:
+    """Take the first event of each aggregate, up to `limit` of them and `MAX_ROUND_BYTES`.
+
+    The smallest first: none waits for a larger one of another aggregate. One is taken in any case.
+    """
+    heads: list[outbox.ClaimedEvent] = []
+    size = 0
+    for events in sorted(waiting.values(), key=lambda events: len(events[0].payload)):
+        size += len(events[0].payload)
+        if heads and (size > MAX_ROUND_BYTES or len(heads) >= limit):
+            break
+        heads.append(events.popleft())
+    return heads
+
+
+def _without_outcome(
+    events: Sequence[outbox.ClaimedEvent], outcomes: Sequence[PublishOutcome]
+) -> list[outbox.ClaimedEvent]:
+    answered = {each.event.event_id for each in outcomes}
+    return [event for event in events if event.event_id not in answered]

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
+
+from service import addresses
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -15,12 +21,18 @@ EXAMPLE_PASSWORDS = frozenset(
     {"", "admin", "change-me", "changeme", "example", "guest", "mysql", "order", "orders"}
     | {"pass", "passwd", "password", "rabbitmq", "root", "secret", "test", "user"}
 )
-LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+# None: a socket, or what the driver takes for none, which is localhost.
+LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1", None})
+SHARED_METRICS = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def warnings_of(settings: Settings) -> list[str]:
     """What is allowed and yet worth a line at start."""
     found = []
+    if settings.database_url is not None:
+        asked = make_url(settings.database_url.get_secret_value()).query.get("charset", "utf8mb4")
+        if str(asked).lower() != "utf8mb4":
+            found.append("DATABASE_URL asks for a charset: the connection always uses utf8mb4")
     mysql = settings.database.get_backend_name() == "mysql"
     if mysql and settings.database_tls() is None and settings.database.host not in LOCAL_HOSTS:
         found.append(f"the link to the database {settings.database_name} is not encrypted: DB_TLS")
@@ -37,6 +49,7 @@ def url_faults(settings: Settings) -> list[str]:
     """What cannot be read, or contradicts itself, in the addresses of the servers."""
     faults = []
     try:
+        given = settings.database_url
         if settings.database.drivername not in {"mysql+aiomysql", "sqlite+aiosqlite"}:
             faults.append(
                 "DATABASE_URL must start with mysql+aiomysql:// or sqlite+aiosqlite://, "
@@ -45,6 +58,10 @@ def url_faults(settings: Settings) -> list[str]:
         # What follows an unescaped @ or / of a password would be taken for host and name.
         elif settings.database.host and "@" in (settings.database.database or ""):
             faults.append("DATABASE_URL has an @ too many: write one in a password as %40")
+        elif given is not None:
+            mysql = settings.database.get_backend_name() == "mysql"
+            look = addresses.database_faults if mysql else addresses.sqlite_faults
+            faults += look(given.get_secret_value())
     except (ArgumentError, ValueError):  # the latter for a port that is no number
         faults.append(
             "DATABASE_URL cannot be read; write mysql+aiomysql://USER:PASSWORD@HOST:3306/NAME"
@@ -58,6 +75,8 @@ def url_faults(settings: Settings) -> list[str]:
         faults.append("MQ_URL cannot be read; write amqp://USER:PASSWORD@HOST:5672/VHOST")
     elif "@" in parts.path:
         faults.append("MQ_URL has an @ too many: write one in a password as %40")
+    elif wrong := addresses.broker_faults(parts):
+        faults += wrong
     elif (
         settings.mq_url is not None
         and (settings.mq_tls or settings.mq_tls_ca)
@@ -97,11 +116,25 @@ def production_faults(settings: Settings) -> list[str]:
         faults.append("MQ_USER is guest, which everyone knows: create a user for the service")
     if (broker.password or "").lower() in EXAMPLE_PASSWORDS:
         faults.append("MQ_PASSWORD is empty or an example: set a real one")
-    if "no_verify_ssl" in broker.query:
+    if addresses.verification_is_off(broker):
         faults.append("MQ_URL turns TLS verification off (no_verify_ssl): give MQ_TLS_CA")
-    if any(key.startswith("ssl") for key in database.query):
-        faults.append("DATABASE_URL carries ssl options: use DB_TLS and DB_TLS_CA, verified")
     return [f"{fault} (ENVIRONMENT=development allows it)" for fault in faults]
+
+
+def folder_faults() -> list[str]:
+    """What prometheus_client, which reads its variable by itself, would stumble over later."""
+    name = os.environ.get(SHARED_METRICS)
+    if name is None:
+        return []
+    if not name:
+        return [f"{SHARED_METRICS}: unset it, or name an empty folder"]
+    if not Path(name).is_dir():
+        return [f"{SHARED_METRICS}: no such folder: {name}"]
+    try:
+        with tempfile.TemporaryFile(dir=name):
+            return []
+    except OSError as error:
+        return [f"{SHARED_METRICS}: {name} cannot be written to: {error.strerror}"]
 
 
 def _management_faults(url: str) -> list[str]:

@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
-import io
 import json
 import random
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
-from pathlib import Path
-from typing import IO, cast
 
 import aio_pika
-from aio_pika.abc import AbstractExchange
+from aio_pika.abc import AbstractChannel, AbstractExchange
 from aio_pika.exceptions import DeliveryError, PublishError
 
 from service.codec import decode
-from service.errors import BrokerAwayError, Refusal
+from service.errors import BrokerAwayError, OrderServiceError, Refusal
 from service.events import new_id
 from service.explain import explain_broker
+from service.lines import MAX_LINE_BYTES, UNREADABLE, Line, read_aside, why_unreadable
 from service.link import LINK_FAILURES, loss_as_error
 from service.settings import Settings
 
-GZIP_MAGIC = b"\x1f\x8b"
+BYTE_ORDER_MARKS = {
+    b"\xef\xbb\xbf": "UTF-8 without one",
+    b"\xff\xfe": "UTF-8",
+    b"\xfe\xff": "UTF-8",
+}
 IN_FLIGHT = 500
+MAX_REFUSALS = 5
+CLOSE_SECONDS = 3.0
 SAMPLES = files("service.samples") / "online-retail-sample.jsonl.gz"
+
+
+class SourceError(OrderServiceError):
+    """The lines to send cannot be read; the message says why."""
 
 
 @dataclass(slots=True)
@@ -42,18 +50,17 @@ class Sent:
     """By the broker: a full queue, or one that cannot store."""
     refusals: list[str] = field(default_factory=list)
     """The first few local refusals: line number and why."""
+    unsettled: int = 0
+    """On their way: where it ended too early, they may have arrived or not."""
+
+    def refuse(self, number: int, why: str) -> None:
+        self.refused_locally += 1
+        if len(self.refusals) < MAX_REFUSALS:
+            self.refusals.append(f"line {number}: {why}")
 
     @property
     def total(self) -> int:
         return self.confirmed + self.refused_locally + self.unroutable + self.rejected
-
-
-def read_lines(source: str) -> Iterator[bytes]:
-    """The lines of a file, plain or gzipped, or of standard input for `-`; empty ones left out."""
-    with _open(source) as stream:
-        for line in stream:
-            if stripped := line.strip():
-                yield stripped
 
 
 def sample_lines(count: int, *, seed: int | None = None) -> Iterator[bytes]:
@@ -69,29 +76,26 @@ def sample_lines(count: int, *, seed: int | None = None) -> Iterator[bytes]:
 
 
 async def send(
-    settings: Settings, lines: Iterable[bytes], progress: Callable[[Sent], None]
-) -> Sent:
+    settings: Settings, lines: Iterator[Line], sent: Sent, progress: Callable[[], None]
+) -> None:
     """Publish each line to the incoming queue and wait for the broker's confirm of each.
 
     A line that is no JSON object is refused here: it cannot be an order, and is more likely a wrong
     file. Everything else is sent; whether it is a valid order, the service decides.
 
+    Args:
+        sent: counts what became of them, also where this ends with an error.
+        progress: called when that has changed.
+
     Raises:
         BrokerAwayError: the link could not be made or was lost. Sending the same file again is
             safe: orders that arrived are recognised by their idempotency keys.
+        SourceError: the lines cannot be read; those before are sent.
     """
-    sent = Sent()
     slots = asyncio.Semaphore(IN_FLIGHT)
+    unreadable: Exception | None = None
     try:
-        async with AsyncExitStack() as stack:
-            with loss_as_error():
-                connection = await aio_pika.connect(
-                    settings.broker,
-                    timeout=settings.mq_connect_timeout_seconds,
-                    ssl_context=settings.broker_tls(),
-                )
-            await stack.enter_async_context(connection)
-            channel = await connection.channel(on_return_raises=True)
+        async with _channel(settings) as channel:
 
             async def publish(line: bytes) -> None:
                 try:
@@ -101,21 +105,46 @@ async def send(
                             await _publish(channel.default_exchange, line, settings, sent)
                 finally:
                     slots.release()
-                progress(sent)
+                sent.unsettled -= 1
+                progress()
 
             async with asyncio.TaskGroup() as tasks:
-                for number, line in enumerate(lines, 1):
-                    if why := _refusal(line):
-                        sent.refused_locally += 1
-                        sent.refusals = [*sent.refusals, f"line {number}: {why}"][:5]
-                        progress(sent)
-                        continue
-                    await slots.acquire()
-                    tasks.create_task(publish(line))
+                try:
+                    async for number, line in read_aside(lines):
+                        if refusal := _refusal(line):
+                            sent.refuse(number, refusal)
+                            progress()
+                            continue
+                        await slots.acquire()
+                        sent.unsettled += 1
+                        tasks.create_task(publish(line))
+                except UNREADABLE as why:
+                    unreadable = why
     except* LINK_FAILURES as errors:
         error = errors.exceptions[0]
         raise BrokerAwayError(explain_broker(error)) from error
-    return sent
+    if unreadable is not None:
+        raise SourceError(why_unreadable(unreadable)) from unreadable
+
+
+@asynccontextmanager
+async def _channel(settings: Settings) -> AsyncIterator[AbstractChannel]:
+    """A confirming channel on a link of its own; making and closing it have deadlines."""
+    with loss_as_error():
+        connection = await aio_pika.connect(
+            settings.broker,
+            timeout=settings.mq_connect_timeout_seconds,
+            ssl_context=settings.broker_tls(),
+        )
+    try:
+        async with asyncio.timeout(settings.mq_connect_timeout_seconds):
+            with loss_as_error():
+                channel = await connection.channel(on_return_raises=True)
+        yield channel
+    finally:
+        with contextlib.suppress(*LINK_FAILURES):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await connection.close()
 
 
 async def _publish(exchange: AbstractExchange, line: bytes, settings: Settings, sent: Sent) -> None:
@@ -138,16 +167,13 @@ async def _publish(exchange: AbstractExchange, line: bytes, settings: Settings, 
 
 
 def _refusal(line: bytes) -> str | None:
+    if len(line) > MAX_LINE_BYTES:
+        return f"longer than {MAX_LINE_BYTES >> 20} MiB, the most that RabbitMQ takes"
+    for mark, words in BYTE_ORDER_MARKS.items():
+        if line.startswith(mark):
+            return f"begins with a byte order mark (BOM): save the file as {words}"
     try:
         value = decode(line)
     except Refusal as refusal:
         return refusal.details
     return None if isinstance(value, dict) else "not a JSON object"
-
-
-def _open(source: str) -> IO[bytes]:
-    opened = sys.stdin.buffer if source == "-" else Path(source).open("rb")  # noqa: SIM115
-    stream = cast("io.BufferedReader", opened)
-    if stream.peek(len(GZIP_MAGIC)).startswith(GZIP_MAGIC):
-        return cast("IO[bytes]", gzip.open(stream))
-    return stream

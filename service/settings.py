@@ -10,7 +10,7 @@ import os
 import ssl
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import (
@@ -25,20 +25,15 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 from sqlalchemy.engine import URL, make_url
 
+from service import addresses
 from service.errors import ConfigurationError
-from service.safety import production_faults, url_faults, warnings_of
+from service.safety import folder_faults, production_faults, url_faults, warnings_of
+from service.web.hosts import parse_names
 
-Port = Annotated[int, Field(ge=1, le=65535)]
-MAX_NAME_BYTES = 255  # of a short string in AMQP
-
-
-def _fits(name: str) -> str:
-    if len(name.encode()) > MAX_NAME_BYTES:
-        raise ValueError(f"longer than {MAX_NAME_BYTES} bytes in UTF-8")
-    return name
-
-
-QueueName = Annotated[str, Field(min_length=1), AfterValidator(_fits)]
+Port = Annotated[int, Field(ge=1, le=addresses.MAX_PORT)]
+Host = Annotated[str | None, AfterValidator(addresses.host_name)]
+QueueName = Annotated[str, Field(min_length=1), AfterValidator(addresses.queue_name)]
+ExchangeName = Annotated[str, Field(min_length=1), AfterValidator(addresses.exchange_name)]
 
 
 class Settings(BaseSettings):
@@ -57,7 +52,7 @@ class Settings(BaseSettings):
     )
 
     database_url: SecretStr | None = Field(None, description="wins over the DB_ parts")
-    db_host: str | None = Field(None, description="set: MySQL or MariaDB through aiomysql")
+    db_host: Host = Field(None, description="set: MySQL or MariaDB through aiomysql")
     db_port: Port = 3306
     db_user: str = "user"
     db_password: SecretStr = SecretStr("")
@@ -70,7 +65,7 @@ class Settings(BaseSettings):
     sqlite_path: Path = Field(Path("orders.db"), description="file of the embedded database")
 
     mq_url: SecretStr | None = Field(None, description="wins over the MQ_ parts")
-    mq_host: str | None = Field(None, description="set: RabbitMQ; unset: in-process broker")
+    mq_host: Host = Field(None, description="set: RabbitMQ; unset: in-process broker")
     mq_port: Port = 5672
     mq_user: str = "guest"
     mq_password: SecretStr = SecretStr("")
@@ -88,12 +83,15 @@ class Settings(BaseSettings):
     outgoing_processed_queue: QueueName = "order_processed_queue"
     outgoing_failed_queue: QueueName = "order_failed_queue"
     dlq_queue: QueueName = "order_dlq"
-    events_exchange: QueueName = "order_events"
+    events_exchange: ExchangeName = "order_events"
     delivery_limit: int = Field(
         20, ge=2, le=1000, description="deliveries before the broker dead-letters a crash loop"
     )
 
     prefetch_count: int = Field(200, ge=1, le=5000, description="messages in flight per process")
+    prefetch_mebibytes: int = Field(
+        8, ge=1, le=1024, description="bodies in flight per process; a larger one goes alone"
+    )
     intake_batch_size: int = Field(200, ge=1, le=500, description="most orders per transaction")
     outage_hold_seconds: float = Field(
         60, ge=1, le=900, description="how long messages are held while the database is away"
@@ -111,9 +109,29 @@ class Settings(BaseSettings):
     purge_interval_seconds: float = Field(60, ge=1, le=86400)
     purge_batch_size: int = Field(1000, ge=1, le=10000)
 
+    web_hosts: str = Field(
+        "", description="further names by which the web port may be asked for, with commas"
+    )
+    web_connections: int = Field(
+        256, ge=16, le=10000, description="most connections to the web port; then the oldest goes"
+    )
+    web_exchange_seconds: float = Field(
+        30, ge=1, le=300, description="a request that is not sent and answered by then is cut"
+    )
+
     shutdown_timeout_seconds: float = Field(20, ge=1, le=300, description="to drain at SIGTERM")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise ValueError("not UTF-8") from None
+        return value
 
     @field_validator("db_tls_ca", "mq_tls_ca")
     @classmethod
@@ -126,6 +144,12 @@ class Settings(BaseSettings):
             raise ValueError(f"not a PEM file of certificates: {path}") from None
         return path
 
+    @field_validator("web_hosts")
+    @classmethod
+    def _hosts_are_names(cls, text: str) -> str:
+        parse_names(text)
+        return text
+
     @model_validator(mode="after")
     def _lease_outlives_publishing(self) -> Self:
         if self.relay_lease_seconds <= self.publish_timeout_seconds:
@@ -133,6 +157,15 @@ class Settings(BaseSettings):
                 "RELAY_LEASE_SECONDS must be longer than PUBLISH_TIMEOUT_SECONDS: "
                 "a batch still being published must not be claimed by another relay"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_place_for_its_file(self) -> Self:
+        if self.embedded_database:
+            if not self.sqlite_path.parent.is_dir():
+                raise ValueError(f"SQLITE_PATH: no such folder: {self.sqlite_path.parent}")
+            if self.sqlite_path.is_dir():
+                raise ValueError(f"SQLITE_PATH: a folder, not a file: {self.sqlite_path}")
         return self
 
     @model_validator(mode="after")
@@ -177,7 +210,9 @@ class Settings(BaseSettings):
             url = make_url(self.database_url.get_secret_value())
             drivers = {"mysql": "mysql+aiomysql", "mariadb": "mysql+aiomysql"}
             drivers |= {"mariadb+aiomysql": "mysql+aiomysql", "sqlite": "sqlite+aiosqlite"}
-            return url.set(drivername=drivers.get(url.drivername, url.drivername))
+            # What else a URL may say of the connection, the service says itself.
+            kept = {key: value for key, value in url.query.items() if key == "unix_socket"}
+            return url.set(drivername=drivers.get(url.drivername, url.drivername), query=kept)
         if self.db_host is not None:
             return URL.create(
                 "mysql+aiomysql",
@@ -186,7 +221,6 @@ class Settings(BaseSettings):
                 host=self.db_host,
                 port=self.db_port,
                 database=self.db_name,
-                query={"charset": "utf8mb4"},
             )
         return URL.create("sqlite+aiosqlite", database=str(self.sqlite_path))
 
@@ -209,7 +243,9 @@ class Settings(BaseSettings):
         url = self.database
         if url.get_backend_name() == "sqlite":
             return f"SQLite file {url.database}"
-        return f"{url.host}:{url.port or 3306}/{url.database}"
+        if (socket := url.query.get("unix_socket")) is not None:
+            return f"{socket}/{url.database}"
+        return f"{url.host or 'localhost'}:{url.port or 3306}/{url.database}"
 
     @property
     def broker_name(self) -> str:
@@ -229,9 +265,13 @@ class Settings(BaseSettings):
 
     def broker_tls(self) -> ssl.SSLContext | None:
         """A verifying TLS context for the broker, or None where TLS is off."""
-        if urlsplit(self.broker).scheme != "amqps":
+        parts = urlsplit(self.broker)
+        if parts.scheme != "amqps":
             return None
-        return ssl.create_default_context(cafile=self.mq_tls_ca)
+        context = ssl.create_default_context(cafile=self.mq_tls_ca)
+        if addresses.verification_is_off(parts):  # refused in production
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return context
 
     def warnings(self) -> list[str]:
         """What is allowed and yet worth a line at start."""
@@ -248,19 +288,21 @@ def load_settings() -> Settings:
     secrets = Path(chosen or "/run/secrets")
     if chosen and not secrets.is_dir():
         raise ConfigurationError(f"SECRETS_DIR: no such directory: {chosen}")
+    lines = folder_faults()
     try:
-        return Settings(_secrets_dir=secrets if secrets.is_dir() else None)
+        settings = Settings(_secrets_dir=secrets if secrets.is_dir() else None)
     except ValidationError as error:
-        lines = []
         for fault in error.errors():
             variable = ".".join(str(part) for part in fault["loc"]).upper()
             message = fault["msg"].removeprefix("Value error, ")
             lines += [f"{variable}: {message}" if variable else line for line in [message]]
-        raise ConfigurationError(
-            "The configuration cannot be used:\n"
-            + "\n".join(f"  - {line}" for text in lines for line in text.splitlines())
-        ) from None
     except SettingsError as error:
         cause = error.__cause__
         why = cause.strerror if isinstance(cause, OSError) else "not UTF-8"
         raise ConfigurationError(f"A file in {secrets} cannot be read: {why}") from None
+    if lines:
+        raise ConfigurationError(
+            "The configuration cannot be used:\n"
+            + "\n".join(f"  - {line}" for text in lines for line in text.splitlines())
+        ) from None
+    return settings

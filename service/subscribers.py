@@ -1,10 +1,12 @@
-"""The subscriber of OrderCreated: receive, call, translate the outcome, return."""
+"""The subscriber of OrderCreated: receive, read, submit, translate the outcome, return."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from datetime import timedelta
 from typing import Any
 
 from faststream import AckPolicy
@@ -14,7 +16,7 @@ from faststream.rabbit import Channel, ExchangeType, RabbitExchange, RabbitQueue
 from pydantic import ValidationError
 
 from service import codec
-from service.acknowledging import Acknowledging
+from service.acknowledging import Acknowledging, AtHand
 from service.contracts import (
     IDENTIFIER,
     DeadLetter,
@@ -24,13 +26,21 @@ from service.contracts import (
     OrderProcessed,
 )
 from service.delivery import Delivery
-from service.errors import BrokerAwayError, DatabaseAwayError, Refusal
-from service.intake import Intake
+from service.errors import BrokerAwayError, DatabaseAwayError, Refusal, TooManyReturnsError
 from service.orders import Candidate, Refused
+from service.origin import content_encoding, own_event
+from service.plan import Outcome
+from service.retry import delay_after
 from service.telemetry import Action, log, where
 from service.topology import Topology
 
+Submit = Callable[[Candidate | Refused], Awaitable[Outcome]]
+"""Returns once what was submitted is stored; raises as `Intake.submit()` does."""
+
 MAX_NAMED_FAULTS = 5
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 15.0
+MANY = 100
+GIVE_BACK_SECONDS = 1.0
 # What Pydantic says in Python's words, in JSON's.
 RULES = {
     "dict_type": "Input should be an object",
@@ -44,9 +54,11 @@ RULES = {
 _delivery: ContextVar[Delivery] = ContextVar("delivery")
 
 
-def make_router(topology: Topology, intake: Intake, *, prefetch_count: int) -> RabbitRouter:
+def make_router(
+    topology: Topology, submit: Submit, at_hand: AtHand, *, prefetch_count: int
+) -> RabbitRouter:
     """The subscriber of the incoming queue, and the description of what is published."""
-    router = RabbitRouter(middlewares=(_dead_lettering(intake, topology.incoming.name),))
+    router = RabbitRouter(middlewares=(_dead_lettering(submit, at_hand, topology.incoming.name),))
 
     @router.subscriber(
         incoming_queue(topology),
@@ -62,9 +74,9 @@ def make_router(topology: Topology, intake: Intake, *, prefetch_count: int) -> R
             "letter with its reason and one OrderFailed."
         ),
     )
-    async def on_order_created(order: OrderCreated) -> None:
-        """Process an order: once in effect, however often it is delivered."""
-        await intake.submit(Candidate.of(order, _delivery.get()))
+    async def on_order_created(order: OrderCreated) -> Any:
+        """A valid order asks to be processed: once in effect, however often it is delivered."""
+        return Candidate.of(order, _delivery.get())
 
     events = RabbitExchange(topology.exchange, type=ExchangeType.TOPIC, durable=True, declare=False)
     for queue, schema, description in (
@@ -93,16 +105,19 @@ def incoming_queue(topology: Topology) -> RabbitQueue:
 
 
 async def _decode(message: StreamMessage[Any]) -> Any:
-    return codec.decode(message.body, message.raw_message.content_encoding)
+    return codec.decode(message.body, content_encoding(message.raw_message))
 
 
-def _dead_lettering(intake: Intake, queue: str) -> type[Acknowledging]:
-    """A middleware that turns what cannot become an order into a dead letter, and acknowledges.
+def _dead_lettering(submit: Submit, messages: AtHand, queue: str) -> type[Acknowledging]:
+    """A middleware that submits what the handler has read, an order or a dead letter to be, and
+    acknowledges.
 
     One, not two: what FastStream does for each middleware it does for each message.
     """
 
     class DeadLettering(Acknowledging):
+        at_hand = messages
+
         async def consume_scope(
             self,
             call_next: Callable[[StreamMessage[Any]], Awaitable[Any]],
@@ -111,15 +126,16 @@ def _dead_lettering(intake: Intake, queue: str) -> type[Acknowledging]:
             delivery = Delivery(msg.raw_message, queue)
             _delivery.set(delivery)
             try:
-                try:
-                    return await call_next(msg)
-                except ValidationError as error:
-                    order_id = readable_order_id(delivery.body)
-                    await intake.submit(Refused(refusal_of(error), delivery, order_id))
-                except Refusal as refusal:
-                    await intake.submit(Refused(refusal, delivery))
+                # Only when what was decoded, and any error about it, has ended: many wait here.
+                await submit(await _read(call_next, msg, delivery))
             except (DatabaseAwayError, BrokerAwayError):
-                raise  # given back on purpose, and told of where it was noticed
+                # Given back on purpose, and told of where it was noticed. While the link is there
+                # it would come again at once.
+                if delivery.raw.delivery_tag is not None:
+                    await asyncio.sleep(GIVE_BACK_SECONDS)
+                raise
+            except TooManyReturnsError as error:
+                raise RejectMessage(requeue=False) from error
             except Exception as error:
                 log(
                     Action.MESSAGE_FAILED,
@@ -128,14 +144,54 @@ def _dead_lettering(intake: Intake, queue: str) -> type[Acknowledging]:
                     where=where(error.__cause__ or error),
                     redelivered=delivery.raw.redelivered,
                 )
+                await asyncio.sleep(pause_before(delivery.raw).total_seconds())
                 # Counts towards the delivery limit on every RabbitMQ, which a nack does not.
                 raise RejectMessage(requeue=True) from error
 
     return DeadLettering
 
 
+def pause_before(raw: Any) -> timedelta:
+    """How long to wait before a message that failed goes back to the queue, to come at once.
+
+    A classic queue does not count deliveries: there each one after the first waits the longest.
+    """
+    count = raw.headers.get("x-delivery-count")
+    failures = count + 1 if isinstance(count, int) else MANY if raw.redelivered else 1
+    return delay_after(
+        failures, first_seconds=FIRST_PAUSE_SECONDS, longest_seconds=LONGEST_PAUSE_SECONDS
+    )
+
+
+async def _read(
+    call_next: Callable[[StreamMessage[Any]], Awaitable[Any]],
+    msg: StreamMessage[Any],
+    delivery: Delivery,
+) -> Candidate | Refused:
+    """What the message asks for. Of what was decoded it keeps the order, of an error its text."""
+    if (event := own_event(delivery.raw)) and delivery.storable:
+        return refused_event(delivery, *event)
+    try:
+        candidate: Candidate = await call_next(msg)
+    except ValidationError as error:
+        return Refused(refusal_of(error), delivery, readable_order_id(await msg.decode()))
+    except Refusal as refusal:
+        return Refused(refusal.without_origin(), delivery)
+    else:
+        return candidate
+    finally:
+        msg.clear_cache()
+
+
+def refused_event(delivery: Delivery, kind: str, event_id: str) -> Refused:
+    """An event of this service that a topology has led back to it: to be recorded, and no more."""
+    details = f"type: {kind}, an event of an order service that came back"
+    refusal = Refusal(FailureReason.UNSUPPORTED_TYPE, details)
+    return Refused(refusal, delivery, own_event=event_id)
+
+
 def refusal_of(error: ValidationError) -> Refusal:
-    """Which fields broke which rules; no values."""
+    """Which fields broke which rules; no values, and nothing of the error but its text."""
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     named = [
         f"{_path(fault['loc'])}: {RULES.get(fault['type']) or fault['msg']}"
@@ -146,9 +202,8 @@ def refusal_of(error: ValidationError) -> Refusal:
     return Refusal(FailureReason.INVALID_PAYLOAD, "; ".join(named))
 
 
-def readable_order_id(body: bytes) -> str | None:
-    """The order id in a JSON body that is no valid order, where it is one by itself."""
-    value = codec.decode(body)
+def readable_order_id(value: Any) -> str | None:
+    """The order id in a decoded body that is no valid order, where it is one by itself."""
     order_id = value.get("orderId") if isinstance(value, dict) else None
     if isinstance(order_id, str) and IDENTIFIER.fullmatch(order_id):
         return order_id

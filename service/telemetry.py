@@ -38,18 +38,26 @@ class Action(StrEnum):
     CONSUMING = "consuming"
     CONSUMING_STOPPED = "consuming-stopped"
     QUEUE_DIFFERS = "queue-differs"
+    NEIGHBOUR = "another-service-on-this-vhost"
+    EXCHANGE_DIFFERS = "exchange-differs"
+    TOPOLOGY_REFUSED = "topology-refused"
     INTAKE_RETRYING = "intake-retrying"
     INTAKE_RESUMED = "intake-resumed"
     DEAD_LETTERED = "dead-lettered"
+    DEAD_LETTER_RETURNED = "dead-letter-returned"
+    MARKING_FAILED = "marking-failed"
     MESSAGE_FAILED = "message-failed"
+    PUT_ASIDE = "put-aside"
     RELAY_WAITING = "relay-waiting"
     RELAY_RESUMED = "relay-resumed"
     EVENT_RETRIED = "event-retried"
+    EVENT_DEFERRED = "event-deferred"
     EVENT_PARKED = "event-parked"
     LEASE_LOST = "lease-lost"
     PURGED = "purged"
     PURGE_FAILED = "purge-failed"
     TASK_FAILED = "task-failed"
+    STALLED = "stalled"
 
 
 def log(action: Action, level: int = logging.INFO, /, **fields: Any) -> None:
@@ -123,7 +131,8 @@ class Metrics:
         ProcessCollector(registry=registry)
         self.messages = Counter(
             "orders_messages",
-            "Messages that were decided, by outcome: accepted, duplicate, dead_lettered, repeated.",
+            "Messages that were decided, by outcome: accepted, duplicate, dead_lettered, repeated, "
+            "returned.",
             ["outcome"],
             registry=registry,
         )

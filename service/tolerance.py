@@ -20,6 +20,8 @@ from typing import Any
 from pamqp import decode, encode
 from pamqp.commands import Basic
 
+from service.field_table import Table, read_table, write_table
+
 MAX_SHORT_STRING = 255
 UNREADABLE = "x-unreadable-headers"
 TRANSIENT, PERSISTENT = 1, 2
@@ -38,6 +40,7 @@ def tolerate_unreadable_properties() -> None:
     Basic.Properties._delivery_mode = "delivery_mode"  # noqa: SLF001 - pamqp's table of types
     decode.METHODS["delivery_mode"] = _delivery_mode
     encode.METHODS["delivery_mode"] = encode.octet
+    encode.METHODS["table"] = write_table
     encode.encode_table_value = _write_value
 
 
@@ -63,10 +66,14 @@ def _delivery_mode(value: bytes) -> tuple[int, int]:
 def _table(value: bytes) -> tuple[int, Any]:
     """The headers of a message; where they cannot be read, a table that says so."""
     try:
-        return decode.field_table(value)
-    except (ValueError, OverflowError, LookupError, RecursionError, ArithmeticError):
+        table = read_table(value)
+    except (
+        *(ValueError, OverflowError, LookupError),
+        *(RecursionError, ArithmeticError, struct.error),
+    ):
         (length,) = struct.unpack(">I", value[:4])
-        return length + 4, {UNREADABLE: True}
+        table = Table.of({UNREADABLE: True}, length + 4)
+    return table.wire_bytes, table
 
 
 def _write_value(value: Any) -> bytes:

@@ -1,27 +1,43 @@
 """Exchange, queues and bindings, and how they come to be there.
 
-Missing queues are declared durable and quorum. A queue that is there with other arguments is used
-as it is: it belongs to somebody who had reasons; what is lost by it is said once, in a warning.
+Missing queues are declared durable and quorum. What is there with other arguments is used as it is:
+it belongs to somebody who had reasons; what is lost by it is said once, in a warning. Refused is
+what would lose orders or have them go round (`service.surroundings`), before anything is bound.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelPreconditionFailed
 from aiormq.exceptions import ChannelAccessRefused
 
+from service.errors import TopologyRefusedError
 from service.settings import Settings
+from service.surroundings import (
+    MOST_DIFFERENCES,
+    Effect,
+    Found,
+    Harm,
+    exchange_effects,
+    queue_effects,
+)
 
 PROCESSED_KEY = "order.processed"
 FAILED_KEY = "order.failed"
 CREATED_KEY = "order.created"
 DEAD_LETTER_KEY = "order.dead_letter"
+
+# Under this name a service consumes; behind it stands its database, which tells it from others.
+CONSUMER_NAME = "orders consumer of "
+
+Learned = tuple[str | None, Found]
+"""The broker's first words about a difference, where there is one; and what is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +50,25 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
-class Mismatch:
-    """A queue that is there with other arguments than this service would give it."""
+class Difference:
+    """An exchange or a queue that is there, other than this service would make it."""
 
-    queue: str
-    difference: str
-    """The broker's own words; it names the first difference only."""
-    quorum: bool
+    kind: Literal["exchange", "queue"]
+    name: str
+    words: str
+    """The broker's own; they name the first difference only."""
+    found: Found
+    effects: Sequence[Effect]
+
+    @property
+    def harm(self) -> Harm:
+        return max((each.harm for each in self.effects), default=Harm.LESS)
+
+    @property
+    def lost(self) -> str:
+        """What this service promises and cannot where this one differs."""
+        nothing = "nothing that this service promises, beyond what those arguments take away"
+        return "; ".join(each.text for each in self.effects) or nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,40 +109,59 @@ class Topology:
         # The dead-letter queue first: the incoming queue's dead-lettering points at it.
         return (self.dead_letters, self.processed, self.failed, self.incoming)
 
-    def what_is_lost(self, mismatch: Mismatch) -> str:
-        """What this service promises of its queues and cannot where this one differs."""
-        lost = []
-        if "durable" in mismatch.difference:
-            lost.append("it is gone, and all its messages, whenever the broker restarts")
-        if not mismatch.quorum:
-            lost.append("its messages are not replicated: a broker that is lost takes them along")
-        if mismatch.queue == self.incoming.name:
-            lost.append(
-                "a message that kills its process each time is not moved to "
-                f"{self.dead_letters.name} after {self.incoming.arguments['x-delivery-limit']} "
-                "deliveries, unless a policy of the broker does it"
-            )
-        if not lost:
-            lost.append("nothing that this service promises, beyond what those arguments take away")
-        return "; ".join(lost)
+    def difference(
+        self, kind: Literal["exchange", "queue"], name: str, words: str, found: Found
+    ) -> Difference:
+        """What follows from what was found under a name of ours."""
+        effects = (
+            exchange_effects(found) if kind == "exchange" else queue_effects(self, name, found)
+        )
+        return Difference(kind, name, words, found, effects)
 
-    async def ensure(self, connection: AbstractConnection) -> list[Mismatch]:
+    def refusal(self, difference: Difference) -> str:
+        """Why the service does not start with it: what is there, what is needed, what to do."""
+        name, found = difference.name, difference.found
+        why = next(each.text for each in difference.effects if each.harm is Harm.REFUSED)
+        if difference.kind == "exchange":
+            there = f"{_article(found.type)} exchange{', internal' if found.internal else ''}"
+            needed, setting = "a topic exchange", "EVENTS_EXCHANGE"
+        else:
+            there = _article(found.queue_type)
+            there += "" if found.queue_type == "stream" else " queue"
+            there += "" if found.durable else ", not durable"
+            there += ", deleted when unused" if found.auto_delete else ""
+            needed, setting = "a durable quorum queue", "INCOMING_ORDER_QUEUE"
+        return (
+            f"the {difference.kind} {name} is there as {there}, and {needed} is needed ({why}): "
+            f"delete it, and the service makes it, or set {setting} to another name"
+        )
+
+    async def ensure(self, connection: AbstractConnection) -> list[Difference]:
         """Declare what is missing and bind it; returns what is there with other arguments.
 
         A user without the right to configure is no obstacle where everything is there already.
 
         Raises:
+            TopologyRefusedError: what is there would lose orders, or have them go round.
             aiormq.exceptions.ChannelAccessRefused: something is missing and may not be declared.
         """
-        await _either(
-            connection,
-            lambda channel: channel.declare_exchange(
-                self.exchange, ExchangeType.TOPIC, durable=True
-            ),
-            lambda channel: channel.declare_exchange(self.exchange, passive=True),
-        )
-        mismatches = [await self._ensure_queue(connection, queue) for queue in self.queues]
-        return [mismatch for mismatch in mismatches if mismatch is not None]
+        version = str(server_properties(connection).get("version", ""))
+
+        def judged(kind: Literal["exchange", "queue"], name: str, learned: Learned) -> None:
+            words, found = learned
+            if words is None:
+                return
+            difference = self.difference(kind, name, words, found.by(version))
+            if difference.harm is Harm.REFUSED:
+                raise TopologyRefusedError(self.refusal(difference))
+            differences.append(difference)
+
+        differences: list[Difference] = []
+        judged("exchange", self.exchange, await self._ensure_exchange(connection))
+        for queue in self.queues:
+            judged("queue", queue.name, await self._ensure_queue(connection, queue))
+            await self._ensure_binding(connection, queue)
+        return differences
 
     async def restore(self, connection: AbstractConnection) -> bool:
         """Declare and bind again what may have been deleted or unbound while we run.
@@ -137,56 +184,93 @@ class Topology:
             return False
         return True
 
-    async def _ensure_queue(self, connection: AbstractConnection, queue: Queue) -> Mismatch | None:
-        difference = await _either(
-            connection,
-            lambda channel: channel.declare_queue(
-                queue.name, durable=True, arguments=queue.arguments
-            ),
-            lambda channel: _look_at(channel, queue.name),
-        )
+    async def _ensure_exchange(self, connection: AbstractConnection) -> Learned:
+        try:
+            return await learn(
+                lambda found: _asked(connection, declare_exchange(self.exchange, found)), Found()
+            )
+        except ChannelAccessRefused:
+            # Its type is told to nobody who may not make it.
+            async with connection.channel(publisher_confirms=False) as channel:
+                await channel.declare_exchange(self.exchange, passive=True)
+            return None, Found()
 
-        async def bind(channel: AbstractChannel) -> None:
-            there = await channel.get_queue(queue.name, ensure=False)
-            await there.bind(self.exchange, routing_key=queue.binding_key)
+    async def _ensure_queue(self, connection: AbstractConnection, queue: Queue) -> Learned:
+        expected = Found(arguments=queue.arguments)
+        try:
+            return await learn(
+                lambda found: _asked(connection, declare_queue(queue.name, found)), expected
+            )
+        except ChannelAccessRefused:
+            async with connection.channel(publisher_confirms=False) as channel:
+                await _look_at(channel, queue.name)
+            return None, expected
 
-        await _either(connection, bind, _nothing)
-        if difference is None:
-            return None
-        other_type = await _either(
-            connection,
-            lambda channel: channel.declare_queue(
-                queue.name, durable=True, arguments={"x-queue-type": "quorum"}
-            ),
-            _nothing,
-        )
-        # A queue that is not durable is named for that first, and it cannot be a quorum queue.
-        classic = any(word in (other_type or "") for word in ("x-queue-type", "durable"))
-        return Mismatch(queue.name, difference, quorum=not classic)
+    async def _ensure_binding(self, connection: AbstractConnection, queue: Queue) -> None:
+        # What is bound already needs no right to bind.
+        with contextlib.suppress(ChannelAccessRefused):
+            async with connection.channel(publisher_confirms=False) as channel:
+                there = await channel.get_queue(queue.name, ensure=False)
+                await there.bind(self.exchange, routing_key=queue.binding_key)
 
 
-async def _either(
-    connection: AbstractConnection,
-    preferred: Callable[[AbstractChannel], Awaitable[Any]],
-    fallback: Callable[[AbstractChannel], Awaitable[Any]],
-) -> str | None:
-    """Do the preferred thing or, refused for what is there already or for rights, the fallback.
+async def learn(declare: Callable[[Found], Awaitable[str | None]], expected: Found) -> Learned:
+    """Declare something as expected; where it is there as something else, find out as what.
 
-    Each on a channel of its own: the broker closes a channel on which it refuses something.
-    Returns the broker's words where it refused for what is there.
+    Args:
+        declare: declares it like that; returns the broker's words where it refuses for what is
+            there, else None.
+
+    Returns:
+        The broker's first words, or None where all is as expected; and what there is.
     """
+    found, first = expected, None
+    for _ in range(MOST_DIFFERENCES):
+        words = await declare(found)
+        first = first or words
+        if words is None or (corrected := found.corrected_by(words)) == found:
+            break
+        found = corrected
+    return first, found
+
+
+def declare_exchange(name: str, found: Found) -> Callable[[AbstractChannel], Awaitable[Any]]:
+    return lambda channel: channel.declare_exchange(
+        name,
+        found.type,
+        durable=found.durable,
+        auto_delete=found.auto_delete,
+        internal=found.internal,
+        arguments=found.arguments,
+    )
+
+
+def declare_queue(name: str, found: Found) -> Callable[[AbstractChannel], Awaitable[Any]]:
+    return lambda channel: channel.declare_queue(
+        name, durable=found.durable, auto_delete=found.auto_delete, arguments=found.arguments
+    )
+
+
+def server_properties(connection: AbstractConnection) -> dict[str, Any]:
+    """What the broker says of itself: product, version, cluster."""
+    transport = connection.transport
+    return {} if transport is None else dict(transport.connection.server_properties)
+
+
+async def _asked(
+    connection: AbstractConnection, declare: Callable[[AbstractChannel], Awaitable[Any]]
+) -> str | None:
+    """Declare on a channel of its own, which the broker closes when it refuses."""
     try:
         async with connection.channel(publisher_confirms=False) as channel:
-            await preferred(channel)
+            await declare(channel)
     except ChannelPreconditionFailed as error:
-        difference: str | None = str(error)
-    except ChannelAccessRefused:
-        difference = None
-    else:
-        return None
-    async with connection.channel(publisher_confirms=False) as channel:
-        await fallback(channel)
-    return difference
+        return str(error)
+    return None
+
+
+def _article(kind: str) -> str:
+    return f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind}"
 
 
 async def _look_at(channel: AbstractChannel, queue: str) -> None:
@@ -196,7 +280,3 @@ async def _look_at(channel: AbstractChannel, queue: str) -> None:
     """
     with contextlib.suppress(ChannelAccessRefused):
         await channel.declare_queue(queue, passive=True)
-
-
-async def _nothing(_: AbstractChannel) -> None:
-    """What is bound already needs no right to bind."""

@@ -5,13 +5,24 @@ from __future__ import annotations
 import os
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from service.settings import Settings
 
 pytest_plugins = ["tests.servers.conftest_fixtures"]
 
-settings.register_profile("steady", derandomize=True, deadline=None, max_examples=100)
+# Every Settings reads the certificates that it would trust. No test trusts a public authority, and
+# reading the system's takes a tenth of a second each time.
+os.environ["SSL_CERT_FILE"] = os.devnull
+
+settings.register_profile(
+    "steady",
+    derandomize=True,
+    deadline=None,
+    max_examples=100,
+    # How fast examples are made is the machine's affair.
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("steady")
 
 

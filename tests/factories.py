@@ -41,7 +41,14 @@ def delivery(
         "correlation_id": None,
         "message_id": None,
     } | fields
-    raw = SimpleNamespace(body=body, headers=headers or {}, redelivered=redelivered, **properties)
+    raw = SimpleNamespace(
+        body=body,
+        headers=headers or {},
+        redelivered=redelivered,
+        delivery_tag=None,
+        channel=None,
+        **properties,
+    )
     return Delivery(raw, "order_created_queue")
 
 

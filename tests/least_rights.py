@@ -48,13 +48,13 @@ class Users:
         password = secrets.token_hex(16)
         for user in (SERVICE_USER, MIGRATIONS_USER):
             database.execute(f"CREATE USER '{user}'@'%' IDENTIFIED BY '{password}'")
-        rabbit.ctl("add_user", SERVICE_USER, password)
+        rabbit.add_user(SERVICE_USER, password)
         return cls(database, rabbit, password)
 
     def drop(self) -> None:
         for user in (SERVICE_USER, MIGRATIONS_USER):
             self.database.execute(f"DROP USER '{user}'@'%'")
-        self.rabbit.ctl("delete_user", SERVICE_USER)
+        self.rabbit.delete_user(SERVICE_USER)
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,12 @@ from typing import Any
 from pydantic import SecretStr
 
 from service.settings import Settings
+from tests.patience import PATIENCE_SECONDS
 from tests.servers import wait_until
-from tests.servers.process import free_ports
+from tests.servers.process import free_ports, give_back
 
 ROOT = Path(__file__).parent.parent
 HOST = "127.0.0.1"
-# Importing alone takes two seconds of a processor that others use too.
-START_SECONDS = 40.0
-END_SECONDS = 25.0
-ANSWER_SECONDS = 10.0
 
 
 class ServiceProcess:
@@ -43,12 +41,17 @@ class ServiceProcess:
     """
 
     def __init__(
-        self, environment: Mapping[str, str], *arguments: str, folder: Path = ROOT
+        self,
+        environment: Mapping[str, str],
+        *arguments: str,
+        folder: Path = ROOT,
+        started_by: Sequence[str] = (),
     ) -> None:
         (self.port,) = free_ports(1)
         self._lines: list[str] = []
         self._popen = subprocess.Popen(
             [
+                *started_by,
                 *(sys.executable, "-m", "faststream", "run", "service.app:app"),
                 *("--host", HOST, "--port", str(self.port), *arguments),
             ],
@@ -62,6 +65,10 @@ class ServiceProcess:
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
 
     # What it says.
 
@@ -80,12 +87,12 @@ class ServiceProcess:
         return found
 
     def wait_until_told(
-        self, action: str, *, times: int = 1, within: float = START_SECONDS
+        self, action: str, *, times: int = 1, within: float = PATIENCE_SECONDS
     ) -> list[dict[str, Any]]:
         self._wait_until(lambda: len(self.told(action)) >= times, within, f"{action!r} in its log")
         return self.told(action)
 
-    def wait_for_line(self, text: str, *, within: float = START_SECONDS) -> None:
+    def wait_for_line(self, text: str, *, within: float = PATIENCE_SECONDS) -> None:
         self._wait_until(
             lambda: any(text in line for line in self.lines), within, f"{text!r} in its log"
         )
@@ -94,7 +101,7 @@ class ServiceProcess:
         """The HTTP status of a path; None where nobody answers."""
         try:
             with urllib.request.urlopen(
-                f"http://{HOST}:{self.port}{path}", timeout=ANSWER_SECONDS
+                f"http://{HOST}:{self.port}{path}", timeout=PATIENCE_SECONDS
             ) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
@@ -103,16 +110,28 @@ class ServiceProcess:
         except OSError:
             return None
 
-    def wait_for_status(self, path: str, status: int, *, within: float = START_SECONDS) -> None:
+    def wait_for_status(self, path: str, status: int, *, within: float = PATIENCE_SECONDS) -> None:
         self._wait_until(lambda: self.status(path) == status, within, f"{status} on {path}")
 
     def decided(self) -> int:
         """How many messages it has decided so far, whatever the outcome, by its metrics."""
         address = f"http://{HOST}:{self.port}/metrics"
-        with urllib.request.urlopen(address, timeout=ANSWER_SECONDS) as answer:
+        with urllib.request.urlopen(address, timeout=PATIENCE_SECONDS) as answer:
             lines = answer.read().decode().splitlines()
         counts = [line.split()[1] for line in lines if line.startswith("orders_messages_total{")]
         return round(sum(map(float, counts)))
+
+    # Its memory.
+
+    def limit_memory(self, size: int) -> None:
+        """Refuse it more than `size` bytes of memory of its own from now on."""
+        resource.prlimit(self._popen.pid, resource.RLIMIT_DATA, (size, size))
+
+    def peak_memory(self) -> int:
+        """The most that was resident of it so far, in bytes."""
+        status = Path(f"/proc/{self._popen.pid}/status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
 
     # Its end.
 
@@ -120,13 +139,13 @@ class ServiceProcess:
         """Ask it to end, as an orchestrator does: SIGTERM to the process that was started."""
         self._popen.terminate()
 
-    def wait(self, within: float = END_SECONDS) -> int:
+    def wait(self, within: float = PATIENCE_SECONDS) -> int:
         """Its exit status, negative for a signal; its log is complete then."""
         try:
             status = self._popen.wait(within)
         except subprocess.TimeoutExpired:
             raise AssertionError(self._report(f"it did not end within {within:g} s")) from None
-        self._reader.join(ANSWER_SECONDS)
+        self._reader.join(PATIENCE_SECONDS)
         return status
 
     def kill(self) -> None:
@@ -138,9 +157,10 @@ class ServiceProcess:
 
     def close(self) -> None:
         self.kill()
-        self._reader.join(ANSWER_SECONDS)
+        self._reader.join(PATIENCE_SECONDS)
         assert self._popen.stdout is not None
         self._popen.stdout.close()
+        give_back(self.port)
 
     def _read(self) -> None:
         assert self._popen.stdout is not None
@@ -166,10 +186,13 @@ class ServiceProcess:
 
 @contextmanager
 def service_process(
-    settings: Settings | Mapping[str, str], *arguments: str, folder: Path = ROOT
+    settings: Settings | Mapping[str, str],
+    *arguments: str,
+    folder: Path = ROOT,
+    started_by: Sequence[str] = (),
 ) -> Iterator[ServiceProcess]:
     environment = environment_of(settings) if isinstance(settings, Settings) else settings
-    service = ServiceProcess(environment, *arguments, folder=folder)
+    service = ServiceProcess(environment, *arguments, folder=folder, started_by=started_by)
     try:
         yield service
     finally:

@@ -8,6 +8,7 @@ service carries one program of another world: the viewer of /docs/asyncapi, copi
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -17,7 +18,7 @@ from typing import Any
 
 VIEWER = Path(__file__).parent.parent / "service/documents/static/asyncapi-react-component"
 NAMED = re.compile(r"# (?P<name>@\S+) (?P<version>\S+)")
-ADDRESS = re.compile(r"<(?P<url>https://\S+\.tgz)>")
+DIGEST = re.compile(r"\(sha512-(?P<base64>\S+?)\)")
 
 
 def main() -> None:
@@ -28,11 +29,14 @@ def main() -> None:
 
 
 def viewer() -> dict[str, Any]:
-    """The component as its README names it, with the hash of the script that browsers run."""
+    """The component as its README names it, with the hash of the script that browsers run.
+
+    The package's own hash, which the README has from npm, tells it from others in any registry.
+    """
     text = (VIEWER / "README.md").read_text()
-    named, address = NAMED.search(text), ADDRESS.search(text)
-    if named is None or address is None:
-        raise SystemExit(f"{VIEWER / 'README.md'} names no package, version and address")
+    named, digest = NAMED.search(text), DIGEST.search(text)
+    if named is None or digest is None:
+        raise SystemExit(f"{VIEWER / 'README.md'} names no package, version and hash")
     name, version = named["name"], named["version"]
     purl = f"pkg:npm/{name.replace('@', '%40')}@{version}"
     return {
@@ -42,7 +46,7 @@ def viewer() -> dict[str, Any]:
         "version": version,
         "purl": purl,
         "licenses": [{"license": {"id": "Apache-2.0"}}],
-        "externalReferences": [{"type": "distribution", "url": address["url"]}],
+        "hashes": [{"alg": "SHA-512", "content": base64.b64decode(digest["base64"]).hex()}],
         "components": [
             {
                 "type": "file",

@@ -12,12 +12,14 @@ from sqlmodel import SQLModel
 
 from db.engine import Database
 from db.migrations.comparison import compare_type, include_name
+from db.schema import VERSION_TABLE
 
 
 def migrate(connection: Connection) -> None:
     context.configure(
         connection=connection,
         target_metadata=SQLModel.metadata,
+        version_table=VERSION_TABLE,
         include_name=include_name,
         compare_type=compare_type,
     )

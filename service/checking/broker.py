@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import aio_pika
-from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractQueue
 from aio_pika.exceptions import (
     AMQPError,
@@ -23,15 +22,23 @@ from service.checking import management, refusals
 from service.checking.findings import Finding, Level
 from service.link import LINK_FAILURES, loss_as_error
 from service.settings import Settings
-from service.topology import Mismatch, Queue, Topology
+from service.surroundings import Found, Harm
+from service.topology import (
+    Difference,
+    Learned,
+    Queue,
+    Topology,
+    declare_exchange,
+    declare_queue,
+    learn,
+    server_properties,
+)
 
 BROKER = "broker"
 ANSWER_SECONDS = 5.0
 CLOSE_SECONDS = 2.0
 NOT_THERE = "not there: made when the service starts"
 OLDEST_TESTED = (3, 10)
-# Differences that break the promise; any other one leaves the service running, with less.
-_BREAKING = re.compile(r"inequivalent arg '(type|durable|auto_delete|internal|exclusive)'")
 
 
 async def check_broker(settings: Settings) -> list[Finding]:
@@ -69,8 +76,8 @@ async def _connect(settings: Settings) -> AbstractConnection:
 
 def _connected(settings: Settings, connection: AbstractConnection) -> list[Finding]:
     tls = "without TLS" if settings.broker_tls() is None else "TLS, certificate verified"
-    version = str(_properties(connection).get("version", ""))
-    product = str(_properties(connection).get("product", "unknown"))
+    version = str(server_properties(connection).get("version", ""))
+    product = str(server_properties(connection).get("product", "unknown"))
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     tested = ".".join(str(part) for part in OLDEST_TESTED)
     old = product == "RabbitMQ" and numbers < OLDEST_TESTED
@@ -93,8 +100,8 @@ async def _look(settings: Settings, connection: AbstractConnection) -> list[Find
     there = [queue for queue, finding in queues if finding.found != NOT_THERE]
     if exchange.found == NOT_THERE or not there:
         return findings
-    cluster = str(_properties(connection).get("cluster_name", ""))
-    return findings + await management.check_bindings(settings, topology.exchange, there, cluster)
+    cluster = str(server_properties(connection).get("cluster_name", ""))
+    return findings + await management.check_management(settings, topology, there, cluster)
 
 
 async def _exchange(connection: AbstractConnection, topology: Topology) -> Finding:
@@ -102,24 +109,18 @@ async def _exchange(connection: AbstractConnection, topology: Topology) -> Findi
     refused = await _ask(connection, lambda channel: channel.get_exchange(topology.exchange))
     if isinstance(refused, ChannelNotFoundEntity):
         return _missing(name)
-    # Declaring what is there changes nothing: equal is no news, different is refused in words.
-    difference = await _ask(
-        connection,
-        lambda channel: channel.declare_exchange(
-            topology.exchange, ExchangeType.TOPIC, durable=True
-        ),
-    )
-    match refused or difference:
-        case None:
-            return _finding(name, Level.OK, "topic, durable")
-        case ChannelPreconditionFailed() as error:
-            text = refusals.words(error)
-            lost = "events do not reach the queues as designed: delete it, or set EVENTS_EXCHANGE"
-            if _BREAKING.search(text):
-                return _finding(name, Level.WRONG, text, lost)
-            return _finding(name, Level.WARNING, text, "used as it is")
-        case error:
-            return _finding(name, Level.UNKNOWN, refusals.explain(error))
+    if refused is not None:
+        return _finding(name, Level.UNKNOWN, refusals.explain(refused))
+    try:
+        words, found = await _learn(
+            connection, lambda found: declare_exchange(topology.exchange, found), Found()
+        )
+    except ChannelAccessRefused:
+        text = "there; its type is not told to a user without the right to configure"
+        return _finding(name, Level.UNKNOWN, text)
+    if words is None:
+        return _finding(name, Level.OK, "topic, durable")
+    return _different(topology, topology.difference("exchange", topology.exchange, words, found))
 
 
 async def _queue(connection: AbstractConnection, topology: Topology, queue: Queue) -> Finding:
@@ -141,40 +142,54 @@ async def _queue(connection: AbstractConnection, topology: Topology, queue: Queu
             return _finding(name, Level.UNKNOWN, refusals.explain(error))
     counts = there[0].declaration_result
     traffic = f"{counts.message_count} ready, {counts.consumer_count} consuming"
-    difference = await _declare_again(connection, queue.name, queue.arguments)
-    if not isinstance(difference, ChannelPreconditionFailed):
-        return _compared(name, difference, traffic)
-    other_type = await _declare_again(connection, queue.name, {"x-queue-type": "quorum"})
-    quorum = "x-queue-type" not in str(other_type)
-    return _different(topology, Mismatch(queue.name, refusals.words(difference), quorum), traffic)
-
-
-async def _declare_again(
-    connection: AbstractConnection, name: str, arguments: dict[str, Any]
-) -> AMQPError | None:
-    """Declare a queue that is there: equal arguments change nothing, different ones are refused."""
-    return await _ask(
-        connection,
-        lambda channel: channel.declare_queue(name, durable=True, arguments=arguments),
-    )
-
-
-def _compared(name: str, refused: AMQPError | None, traffic: str) -> Finding:
-    if refused is None:
-        return _finding(name, Level.OK, f"quorum as declared, {traffic}")
-    if isinstance(refused, ChannelAccessRefused):
+    try:
+        words, found = await _learn(
+            connection,
+            lambda found: declare_queue(queue.name, found),
+            Found(arguments=queue.arguments),
+        )
+    except ChannelAccessRefused:
         text = f"there; its type is not told to a user without the right to configure; {traffic}"
         return _finding(name, Level.UNKNOWN, text)
-    return _finding(name, Level.UNKNOWN, refusals.explain(refused))
+    if words is None:
+        return _finding(name, Level.OK, f"quorum as declared, {traffic}")
+    found = found.by(str(server_properties(connection).get("version", "")))
+    return _different(topology, topology.difference("queue", queue.name, words, found), traffic)
 
 
-def _different(topology: Topology, mismatch: Mismatch, traffic: str) -> Finding:
-    name, found = f"queue {mismatch.queue}", f"{mismatch.difference}; {traffic}"
-    if _BREAKING.search(mismatch.difference):
-        advice = "its messages may go when the broker restarts: delete it, the service makes it"
-        return _finding(name, Level.WRONG, found, advice)
-    advice = f"used as it is; what is lost: {topology.what_is_lost(mismatch)}"
-    return _finding(name, Level.WARNING, found, advice)
+async def _learn(
+    connection: AbstractConnection,
+    declare: Callable[[Found], Callable[[AbstractChannel], Awaitable[Any]]],
+    expected: Found,
+) -> Learned:
+    """Declare what is there: equal changes nothing, different is refused in words.
+
+    Raises:
+        ChannelAccessRefused: the user lacks the configure permission.
+    """
+
+    async def ask(found: Found) -> str | None:
+        refused = await _ask(connection, declare(found))
+        if refused is None or isinstance(refused, ChannelPreconditionFailed):
+            return str(refused) if refused else None
+        raise refused
+
+    return await learn(ask, expected)
+
+
+def _different(topology: Topology, difference: Difference, traffic: str = "") -> Finding:
+    name = f"{difference.kind} {difference.name}"
+    words = refusals.without_name(difference.words)
+    found = f"{words}; {traffic}" if traffic else words
+    match difference.harm:
+        case Harm.REFUSED:
+            refusal = topology.refusal(difference)
+            return _finding(name, Level.WRONG, found, f"the service does not start: {refusal}")
+        case Harm.BROKEN:
+            return _finding(name, Level.WRONG, found, difference.lost)
+        case _:
+            advice = f"used as it is; what is lost: {difference.lost}"
+            return _finding(name, Level.WARNING, found, advice)
 
 
 async def _ask(
@@ -212,11 +227,6 @@ def _no_connection(settings: Settings, error: Exception) -> list[Finding]:
         case refusals.Stage.REACHING:
             found = [_finding("reachable", Level.WRONG, f"{_address(settings)}: {why}")]
     return [*found, _finding("the rest", Level.UNKNOWN, "cannot be asked")]
-
-
-def _properties(connection: AbstractConnection) -> dict[str, Any]:
-    transport = connection.transport
-    return {} if transport is None else dict(transport.connection.server_properties)
 
 
 def _address(settings: Settings) -> str:

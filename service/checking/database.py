@@ -122,7 +122,10 @@ async def _clock(connection: AsyncConnection) -> list[Finding]:
 
 
 async def _schema(connection: AsyncConnection) -> list[Finding]:
-    return [rules.schema_version(await schema.current_version(connection))]
+    try:
+        return [rules.schema_version(await schema.current_version(connection))]
+    except schema.ForeignTablesError as error:
+        return [_finding("schema version", Level.WRONG, str(error))]
 
 
 async def _tables(connection: AsyncConnection) -> list[Finding]:

@@ -48,6 +48,8 @@ async def _content(path: Path) -> list[Finding]:
     try:
         async with engine.connect() as connection:
             version = rules.schema_version(await schema.current_version(connection))
+    except schema.ForeignTablesError as error:
+        return [Finding(DATABASE, "schema version", Level.WRONG, str(error))]
     finally:
         await engine.dispose()
     if inspection.sqlite_is_wal(path):

@@ -1,4 +1,4 @@
-"""Bindings. AMQP cannot list them; RabbitMQ's management HTTP API can, where it is reachable."""
+"""Bindings, policies and connections, as RabbitMQ's management HTTP API tells them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from service.checking.findings import Finding, Level
 from service.settings import Settings
-from service.topology import Queue
+from service.surroundings import Found, Harm, queue_effects
+from service.topology import CONSUMER_NAME, Queue, Topology
 
 SUBJECT = "broker"
 ANSWER_SECONDS = 3.0
@@ -99,37 +100,106 @@ class Management:
         )
 
 
-async def check_bindings(
-    settings: Settings, exchange: str, queues: Sequence[Queue], cluster: str
+async def check_management(
+    settings: Settings, topology: Topology, queues: Sequence[Queue], cluster: str
 ) -> list[Finding]:
-    """One finding per queue, or one that says why they are not known.
+    """Bindings, policies and other services, which AMQP cannot list; or why they are unknown.
 
-    `cluster` is the name that the broker itself gave: what listens on the usual port of its host
-    may be another broker's management.
+    Args:
+        queues: those that are there.
+        cluster: the name that the broker itself gave: what listens on the usual port of its host
+            may be another broker's management.
     """
     try:
         management = Management.of(settings)
     except OSError as error:
         return [_unknown("MQ_TLS_CA", str(error))]
-    vhost = quote(unquote(urlsplit(settings.broker).path[1:]) or "/", safe="")
-    path = f"/api/exchanges/{vhost}/{quote(exchange, safe='')}/bindings/source"
+    vhost = quote(_vhost(settings), safe="")
+    exchange = quote(topology.exchange, safe="")
+    names = {queue.name for queue in queues}
 
-    def ask() -> Any:
+    def ask() -> tuple[Any, Any, Any]:
         overview = management.get("/api/overview")
         there = overview.get("cluster_name") if isinstance(overview, dict) else None
         if there != cluster:
             raise ManagementError(f"it belongs to another broker, {there}")
-        return management.get(path)
+        return (
+            management.get(f"/api/exchanges/{vhost}/{exchange}/bindings/source"),
+            management.get(f"/api/queues/{vhost}"),
+            management.get("/api/connections"),
+        )
 
     try:
-        async with asyncio.timeout(3 * ANSWER_SECONDS):
-            answer = await asyncio.to_thread(ask)
+        async with asyncio.timeout(5 * ANSWER_SECONDS):
+            bindings, found, connections = await asyncio.to_thread(ask)
     except ManagementError as error:
         return [_unknown(management.address, str(error))]
     except TimeoutError:
         return [_unknown(management.address, "it did not answer in time")]
-    bound = _bound(answer)
-    return [_binding(queue, bound.get(queue.name, []), exchange) for queue in queues]
+    bound = _bound(bindings)
+    return [
+        *(_binding(topology, queue, bound.get(queue.name, [])) for queue in queues),
+        *(_policy(topology, each) for each in _objects(found) if each.get("name") in names),
+        *(_neighbour(settings, name) for name in neighbours(settings, connections)),
+    ]
+
+
+async def find_neighbours(settings: Settings) -> list[str]:
+    """The databases of other services in this vhost; empty if nobody can be asked."""
+    try:
+        management = Management.of(settings)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            connections = await asyncio.to_thread(management.get, "/api/connections")
+    except (OSError, ManagementError, TimeoutError):
+        return []
+    return neighbours(settings, connections)
+
+
+def neighbours(settings: Settings, connections: Any) -> list[str]:
+    """The databases of other services among the broker's connections, in this vhost."""
+    found = set[str]()
+    for each in _objects(connections):
+        name = str(each.get("user_provided_name", ""))
+        if each.get("vhost") == _vhost(settings) and name.startswith(CONSUMER_NAME):
+            found.add(name.removeprefix(CONSUMER_NAME))
+    return sorted(found - {settings.database_name})
+
+
+def _objects(answer: Any) -> list[dict[str, Any]]:
+    return [each for each in answer if isinstance(each, dict)] if isinstance(answer, list) else []
+
+
+def _vhost(settings: Settings) -> str:
+    return unquote(urlsplit(settings.broker).path[1:]) or "/"
+
+
+def _neighbour(settings: Settings, database: str) -> Finding:
+    found = f"a service with the database {database} consumes in this vhost as well"
+    advice = (
+        f"give each a vhost, or queues and an exchange, of its own: else they take each other's \
+orders and events (this one's database: {settings.database_name})"
+    )
+    return Finding(SUBJECT, "other services", Level.WARNING, found, advice)
+
+
+def _policy(topology: Topology, found: dict[str, Any]) -> Finding:
+    """What a policy changes about a queue of ours."""
+    name = f"policy of {found['name']}"
+    definition = found.get("effective_policy_definition")
+    if not isinstance(definition, dict) or not definition:
+        return Finding(SUBJECT, name, Level.OK, "none")
+    arguments = found.get("arguments")
+    plain = Found(arguments=dict(arguments) if isinstance(arguments, dict) else {})
+    under = plain.under_policy(definition)
+    before = queue_effects(topology, found["name"], plain)
+    effects = [each for each in queue_effects(topology, found["name"], under) if each not in before]
+    policies = [found.get(key) for key in ("policy", "operator_policy") if found.get(key)]
+    told = f"{' and '.join(map(str, policies)) or 'some policy'}: {', '.join(sorted(definition))}"
+    if not effects:
+        return Finding(SUBJECT, name, Level.OK, told)
+    broken = max(each.harm for each in effects) > Harm.LESS
+    level = Level.WRONG if broken else Level.WARNING
+    return Finding(SUBJECT, name, level, told, "; ".join(each.text for each in effects))
 
 
 def _bound(answer: Any) -> dict[str, list[str]]:
@@ -141,8 +211,15 @@ def _bound(answer: Any) -> dict[str, list[str]]:
     return keys
 
 
-def _binding(queue: Queue, keys: list[str], exchange: str) -> Finding:
-    name = f"binding {queue.name}"
+def _binding(topology: Topology, queue: Queue, keys: list[str]) -> Finding:
+    name, exchange = f"binding {queue.name}", topology.exchange
+    events = (topology.processed_key, topology.failed_key, topology.dead_letter_key)
+    if queue.name == topology.incoming.name and (
+        back := sorted(key for key in keys if any(_matches(key, event) for event in events))
+    ):
+        found = f"{exchange} → {', '.join(back)}: events come back as work"
+        advice = "unbind it; each event that comes back adds a record that says so"
+        return Finding(SUBJECT, name, Level.WRONG, found, advice)
     if queue.binding_key in keys:
         others = sorted(set(keys) - {queue.binding_key})
         more = f"; also to {', '.join(others)}" if others else ""
@@ -150,6 +227,19 @@ def _binding(queue: Queue, keys: list[str], exchange: str) -> Finding:
         return Finding(SUBJECT, name, Level.OK, found)
     found = f"not bound to {exchange} with {queue.binding_key}"
     return Finding(SUBJECT, name, Level.WARNING, found, "done when the service starts")
+
+
+def _matches(pattern: str, key: str) -> bool:
+    """Whether a topic exchange sends what has this key to a queue with this binding."""
+
+    def match(words: list[str], parts: list[str]) -> bool:
+        if not words:
+            return not parts
+        if words[0] == "#":
+            return any(match(words[1:], parts[skipped:]) for skipped in range(len(parts) + 1))
+        return bool(parts) and words[0] in {"*", parts[0]} and match(words[1:], parts[1:])
+
+    return match(pattern.split("."), key.split("."))
 
 
 def _unknown(where: str, why: str) -> Finding:

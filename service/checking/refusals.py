@@ -40,9 +40,9 @@ def explain(error: BaseException) -> str:
     return explain_broker(error)
 
 
-def words(refusal: Exception) -> str:
+def without_name(words: str) -> str:
     """The broker's own words, without the name: `inequivalent arg 'durable': received …`."""
-    text = str(refusal).removeprefix("PRECONDITION_FAILED - ")
+    text = words.removeprefix("PRECONDITION_FAILED - ")
     return _SUBJECT.sub("", text, count=1)
 
 

@@ -116,6 +116,7 @@ class Snapshots:
     def expire(self) -> None:
         """Something is new: whoever asks next shall see it."""
         self._gathered_at = None
+        self._health.expire()
         self._totals.expire()
 
     async def _gather(self) -> Json:

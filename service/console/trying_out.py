@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from service.broker import ServiceBroker
 from service.events import new_id
+from service.explain import explain_database
 from service.sending import sample_lines
 from service.telemetry import Action, log
 
@@ -41,7 +41,10 @@ class SampleOrders:
             return _refused(403, "Test orders are sent from the console's own page.")
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             return _refused(415, "The content type must be application/json.")
-        body = await _read(request)
+        try:
+            body = await _read(request)
+        except ClientDisconnect:
+            return _refused(400, "The body ended before it was whole.")
         if body is None:
             return _refused(413, f"At most {MAX_SENT_BYTES:,} bytes can be sent.")
         message_id = new_id()
@@ -55,8 +58,9 @@ class SampleOrders:
                     message_type="OrderCreated",
                 )
         except Exception as error:  # noqa: BLE001 - this broker raises whatever a handler raised
-            log(Action.MESSAGE_FAILED, logging.ERROR, error=type(error).__name__)
-            return _refused(503, "It was not processed: see the service's log, and send it again.")
+            why = explain_database(error)
+            log(Action.MESSAGE_FAILED, logging.ERROR, error=type(error).__name__, why=why)
+            return _refused(503, f"It may not be stored: {why}. Sending it again is safe.")
         finally:
             self._sent()
         return JSONResponse({"messageId": message_id}, 202)
@@ -68,9 +72,9 @@ def _same_origin(request: Request) -> bool:
     Browsers say where a request comes from and let no page change that.
     """
     site = request.headers.get("sec-fetch-site", "same-origin")
-    origin = request.headers.get("origin")
-    own = request.headers.get("host", "")
-    return site == "same-origin" and (origin is None or urlsplit(origin).netloc == own)
+    origins = [origin.lower() for origin in request.headers.getlist("origin")]
+    own = request.headers.get("host", "").lower()
+    return site == "same-origin" and origins in ([], [f"http://{own}"], [f"https://{own}"])
 
 
 async def _read(request: Request) -> bytes | None:

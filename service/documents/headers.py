@@ -99,6 +99,15 @@ class DeadLetterHeaders(_Headers):
         description="Names the field and the rule, never the value. At most 1,000 characters.",
         examples=["totalAmount: Input should be greater than 0"],
     )
+    dead_letter_id: str = Field(
+        alias="x-dead-letter-id",
+        description=(
+            "The dead letter's id, as in the property `message_id`. By this it is recognised when "
+            "it is moved back into the incoming queue. After a comma each, the ids of other "
+            "installations that it went through come first."
+        ),
+        examples=[DEAD_LETTER_ID],
+    )
     original_queue: str = Field(
         alias="x-original-queue",
         description="The queue that the message was taken from.",

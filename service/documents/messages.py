@@ -207,6 +207,7 @@ MESSAGES = {
                 {
                     "x-failure-reason": "INVALID_PAYLOAD",
                     "x-failure-details": "totalAmount: Input should be greater than 0",
+                    "x-dead-letter-id": DEAD_LETTER_ID,
                     "x-original-queue": "order_created_queue",
                     "x-received-at": "2026-01-31T12:00:00.000000+00:00",
                     "traceparent": TRACE_PARENT,

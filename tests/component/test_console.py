@@ -17,7 +17,7 @@ from service.settings import Settings
 from tests.factories import order_created_fields, order_created_json
 from tests.harness import eventually, settings_for
 
-ORIGIN = "http://console.test"
+ORIGIN = "http://localhost"
 CANARY = "canary-7f3a"
 JSON = {"content-type": "application/json"}
 

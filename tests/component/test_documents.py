@@ -18,7 +18,7 @@ from tests.harness import settings_for
 
 ROOT = Path(__file__).parents[2]
 PAGE = "/docs/asyncapi"
-ORIGIN = "http://orders.test"
+ORIGIN = "http://localhost"
 
 
 class Loaded(HTMLParser):

@@ -57,6 +57,16 @@ async def answers(app: ServiceApp, name: str, status: int) -> bool:
 
 async def probe(app: ServiceApp, name: str) -> tuple[int, dict[str, Any]]:
     transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://orders.test") as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         answer = await http.get(f"/health/{name}")
         return answer.status_code, answer.json()
+
+
+async def test_an_embedded_service_without_a_message_is_left_alone_by_the_watch(
+    settings: Settings,
+) -> None:
+    async with running(settings) as app:
+        await eventually(lambda: answers(app, "ready", 200))
+        for _ in range(300):  # five minutes of the watch's turns, without waiting for them
+            assert "consumer" not in await app.service.watch.run_once()
+        assert (await probe(app, "live"))[0] == 200

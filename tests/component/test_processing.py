@@ -17,6 +17,7 @@ from db.models import DeadLetter, Order, OutboxEvent
 from service.app import ServiceApp, create_app
 from tests.factories import order_created_json
 from tests.harness import eventually, rows, settings_for
+from tests.patience import PATIENCE_SECONDS
 
 INCOMING = "order_created_queue"
 
@@ -46,7 +47,7 @@ async def send(app: ServiceApp, body: bytes, **options: Any) -> None:
 
 
 async def next_event(published: asyncio.Queue[dict[str, Any]]) -> dict[str, Any]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         return await published.get()
 
 
@@ -179,3 +180,16 @@ async def test_everything_in_the_outbox_gets_published(app: ServiceApp) -> None:
             return len(events) == 5 and all(event.published_at for event in events)
 
         assert await eventually(all_published)
+
+
+async def test_a_body_that_no_decoder_reads_is_a_dead_letter_and_stops_no_event(
+    app: ServiceApp, published: asyncio.Queue[dict[str, Any]]
+) -> None:
+    async def all_is_published() -> bool:
+        events = await rows(app.service.database, OutboxEvent)
+        return len(events) == 3 and all(event.published_at for event in events)
+
+    async with app.start_lifespan_context():
+        await send(app, b"[" * 5000)
+        await send(app, order_created_json())
+        await eventually(all_is_published)

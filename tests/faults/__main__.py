@@ -49,7 +49,7 @@ def main(
     plan = Plan(seed, cycles, orders, rate, _chosen(only, skip), first)
     typer.echo(f"seed {seed}, commit {commit()}, faults {', '.join(_names(plan))}")
     folder = Path(tempfile.mkdtemp(prefix="orders-faults-"))
-    campaign = Campaign(plan, folder, commit=commit(), tell=typer.echo)
+    campaign = Campaign(plan, folder, commit=commit(), tell=typer.echo, judges_speed=True)
     found = campaign.report
     try:
         asyncio.run(campaign.run())

@@ -9,11 +9,11 @@ from tests.faults.faults import BROKER_BACK_SECONDS
 from tests.faults.interference import ctl, next_event
 from tests.faults.registry import Measurement, fault
 from tests.faults.stage import Stage
+from tests.patience import PATIENCE_SECONDS
 
 # Short, longer than the service waits for a confirm, longer than the producer does.
 HOLDS = (1.0, 6.0, 11.0)
 QUIET_SECONDS = 0.5
-BLOCKED_SECONDS = 15.0
 
 
 @fault("memory-alarm")
@@ -46,7 +46,7 @@ async def _nobody_publishes(stage: Stage) -> None:
     Raises:
         TimeoutError: it still gets them.
     """
-    async with asyncio.timeout(BLOCKED_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         confirmed = -1
         while confirmed != stage.producer.settled:
             confirmed = stage.producer.settled

@@ -15,10 +15,10 @@ from tests.faults.interference import session
 from tests.faults.journal import Observed
 from tests.faults.setting import EXCHANGE
 from tests.faults.stage import POLL_SECONDS, Stage
-from tests.processes import ANSWER_SECONDS, HOST
+from tests.patience import PATIENCE_SECONDS
+from tests.processes import HOST
 
 EVENTS_OF_AN_ORDER = 3
-PATIENCE_SECONDS = 60.0
 LEAST_PER_SECOND = 50
 INSERT = """
     INSERT INTO outbox (event_id, event_type, aggregate_type, aggregate_id, exchange, routing_key,
@@ -69,13 +69,13 @@ async def race_for_events(stage: Stage, count: int) -> BacklogResult:
     except TimeoutError:
         wrong.append("not at rest")
     seconds = time.monotonic() - started
-    after = [await asyncio.to_thread(_published, stage, each) for each in stage.services.running]
+    shares = await _shares(stage, before, count)
     observed = stage.journals.observed.records[already:]
     return BacklogResult(
         count,
         seconds,
         len(observed),
-        [now - then for now, then in zip(after, before, strict=True)],
+        shares,
         wrong + _judged(events, observed),
     )
 
@@ -136,10 +136,22 @@ def _overtaken(observed: list[Observed]) -> set[str]:
     return overtaken
 
 
+async def _shares(stage: Stage, before: list[int], count: int) -> list[int]:
+    """What each process has published since; that is counted later than it is written down."""
+    latest = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        running = stage.services.running
+        after = [await asyncio.to_thread(_published, stage, each) for each in running]
+        shares = [now - then for now, then in zip(after, before, strict=True)]
+        if sum(shares) >= count or time.monotonic() > latest:
+            return shares
+        await asyncio.sleep(POLL_SECONDS)
+
+
 def _published(stage: Stage, number: int) -> int:
     """How many events this process has published, by its metrics."""
     address = f"http://{HOST}:{stage.services[number].port}/metrics"
-    with urllib.request.urlopen(address, timeout=ANSWER_SECONDS) as answer:
+    with urllib.request.urlopen(address, timeout=PATIENCE_SECONDS) as answer:
         for line in answer.read().decode().splitlines():
             if line.startswith("orders_relay_published_total "):
                 return round(float(line.split()[1]))

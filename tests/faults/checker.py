@@ -14,7 +14,7 @@ from tests.faults.contract import LARGEST_STORED, digest
 from tests.faults.facts import Depth, Facts, History, content_of_row, value_of
 from tests.faults.journal import Attempt
 from tests.faults.tables import Tables
-from tests.faults.verdict import Invariant, Verdict, surplus
+from tests.faults.verdict import HELD_SECONDS, MOST_ROWS, Invariant, Verdict, surplus
 
 __all__ = ["Depth", "History", "check"]
 
@@ -28,6 +28,7 @@ def check(
     _check_orders(verdict, facts)
     _check_messages(verdict, facts)
     check_events(verdict, facts, parks=parks)
+    _check_growth(verdict, facts)
     _check_rest(verdict, tables, depths, parks=parks)
     _sum_up(verdict, facts)
     return verdict
@@ -92,8 +93,24 @@ def _check_message(verdict: Verdict, facts: Facts, name: str, attempts: list[Att
             )
 
 
+def _check_growth(verdict: Verdict, facts: Facts) -> None:
+    """What came of the messages, and of what was published of them and came back."""
+    tables, attempts = facts.tables, len(facts.history.attempts)
+    rows = len(tables.dead_letters) + len(tables.outbox) + len(tables.returned)
+    if rows > MOST_ROWS * attempts:
+        verdict.violate(
+            Invariant.ROWS_ARE_BOUNDED, f"{rows} dead letters and events of {attempts} messages"
+        )
+    for event_id, count in surplus(Counter(tables.returned)).items():
+        verdict.violate(Invariant.ONE_RECORD_PER_RETURNED_EVENT, f"{event_id}: {count} records")
+    for event_id in set(tables.returned) - {row.event_id for row in tables.outbox}:
+        verdict.violate(Invariant.ONE_RECORD_PER_RETURNED_EVENT, f"{event_id} is no event")
+
+
 def _check_rest(verdict: Verdict, tables: Tables, depths: Sequence[Depth], *, parks: bool) -> None:
     for depth in depths:
+        if depth.held_seconds > HELD_SECONDS:
+            verdict.violate(Invariant.NOTHING_HELD, str(depth))
         if depth.ready or depth.unacknowledged:
             verdict.violate(Invariant.NOTHING_WAITS, str(depth))
     for row in tables.outbox:

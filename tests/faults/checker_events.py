@@ -19,7 +19,7 @@ from tests.faults.contract import (
 from tests.faults.facts import Facts
 from tests.faults.journal import Observed
 from tests.faults.tables import DeadLetterRow
-from tests.faults.verdict import Invariant, Verdict
+from tests.faults.verdict import MOST_PUBLICATIONS, Invariant, Verdict, surplus
 
 UNKNOWN_ORDER = "UNKNOWN"
 
@@ -43,6 +43,10 @@ def check_events(verdict: Verdict, facts: Facts, *, parks: bool) -> None:
 def _first_observations(verdict: Verdict, facts: Facts) -> dict[str, Observed]:
     """Each event as it was observed first, in that order; a repetition must be the same."""
     first: dict[str, Observed] = {}
+    published = Counter(event.event_id for event in facts.history.observed if not event.redelivered)
+    for event_id, times in surplus(published, MOST_PUBLICATIONS).items():
+        if event_id is not None:
+            verdict.violate(Invariant.REPEATS_ARE_BOUNDED, f"event {event_id}: {times} times")
     for event in facts.history.observed:
         if event.event_id is None:
             verdict.violate(Invariant.EVENT_IS_WELL_FORMED, f"{_told(event)}: no message id")

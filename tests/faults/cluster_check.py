@@ -85,11 +85,10 @@ async def test_a_relay_that_publishes_between_two_leaders_fails_no_event_and_soo
 async def publisher_at(cluster: RabbitCluster, number: int) -> AsyncIterator[ConfirmingPublisher]:
     """The service's own, linked to this node."""
     publisher = ConfirmingPublisher(
-        cluster.nodes[number].url(VHOST),
+        f"{cluster.nodes[number].url(VHOST)}?heartbeat=8",
         Topology.of(settings_for()),
         tls=None,
         connect_timeout_seconds=5,
-        heartbeat_seconds=8,
         publish_timeout_seconds=4,
     )
     try:

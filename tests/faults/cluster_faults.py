@@ -180,7 +180,7 @@ def faults_named(names: Sequence[str]) -> tuple[Fault, ...]:
 
 async def run(plan: Plan, folder: Path, servers: Servers) -> Report:
     """The campaign of a plan, on a cluster; where something is wrong, the nodes' logs are kept."""
-    report = await Campaign(plan, folder, servers=servers, commit=commit()).run()
+    report = await Campaign(plan, folder, servers=servers, commit=commit(), judges_speed=True).run()
     if report.evidence is not None:
         cluster: object = servers.broker
         assert isinstance(cluster, RabbitCluster)

@@ -16,6 +16,7 @@ from tests.faults.setting import INCOMING
 from tests.faults.stage import Stage
 from tests.faults.verdict import Verdict
 from tests.faults.workload import Input, Kind, Line, Order, Workload, written
+from tests.patience import PATIENCE_SECONDS
 
 RIVALS = 2
 """Of the copies of a key, so many say something else, each something of its own."""
@@ -23,7 +24,6 @@ KEYS_AT_ONCE = 8
 """Copies of so many keys are under way at a time, in any order."""
 MOST_PER_SECOND = 5000.0
 LEAST_PER_SECOND = 50
-PATIENCE_SECONDS = 60.0
 
 
 class Contest(Workload):

@@ -30,6 +30,7 @@ from tests.faults.corpus.amqp import marshal
 from tests.faults.corpus.case import Case, Dead, Repeated, Stored
 from tests.faults.corpus.series import Series
 from tests.harness import Wire, eventually, rows
+from tests.patience import PATIENCE_SECONDS
 from tests.processes import HOST, ServiceProcess, service_process
 from tests.servers import AnyRabbit
 
@@ -44,7 +45,7 @@ WINDOW = 200
 # A valid order after so many messages of the corpus.
 SPACING = 4
 # Without any news. Then what is there is judged.
-STALL_SECONDS = 30.0
+STALL_SECONDS = PATIENCE_SECONDS
 
 
 class RawProperties(spec.Basic.Properties):
@@ -141,6 +142,8 @@ async def _play(
             metrics = await asyncio.to_thread(exposed, service)
             left_over = await wire.depth(INCOMING)
             decided = await asyncio.to_thread(service.decided)
+        with contextlib.suppress(TimeoutError):
+            await eventually(lambda: nothing_pending(database))
         service.terminate()
         exit_status = service.wait()
     return Evidence(
@@ -218,6 +221,11 @@ async def done(wire: Wire, service: ServiceProcess, cases: Sequence[Case]) -> No
             await eventually(more, within=STALL_SECONDS)
 
 
+async def nothing_pending(database: Database) -> bool:
+    """Whether each event is written down as published, which comes later than it is heard."""
+    return all(event.published_at for event in await rows(database, OutboxEvent))
+
+
 def links(rabbit: AnyRabbit, vhost: str) -> set[str] | None:
     """What is connected to the vhost, as the broker calls it; None where it is not ours to ask."""
     if not rabbit.private:
@@ -228,7 +236,9 @@ def links(rabbit: AnyRabbit, vhost: str) -> set[str] | None:
 
 def exposed(service: ServiceProcess) -> str:
     """What /metrics says."""
-    with urllib.request.urlopen(f"http://{HOST}:{service.port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(
+        f"http://{HOST}:{service.port}/metrics", timeout=PATIENCE_SECONDS
+    ) as answer:
         return str(answer.read().decode())
 
 

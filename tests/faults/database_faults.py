@@ -14,6 +14,7 @@ from tests.faults.faults import DATABASE_BACK_SECONDS
 from tests.faults.interference import kill_threads, nothing_is_stored, session, threads_of_services
 from tests.faults.registry import Measurement, fault
 from tests.faults.stage import Stage
+from tests.patience import PATIENCE_SECONDS
 from tests.servers import AnyDatabase
 from tests.servers.server import USER
 
@@ -43,17 +44,17 @@ def _read_only(database: AnyDatabase) -> Iterator[None]:
         finally:
             database.execute("SET GLOBAL super_read_only = OFF; SET GLOBAL read_only = OFF")
         return
-    accounts = _accounts(database)
-    database.execute(f"REVOKE READ_ONLY ADMIN ON *.* FROM {accounts}; SET GLOBAL read_only = ON")
+    everybody = accounts(database)
+    database.execute(f"REVOKE READ_ONLY ADMIN ON *.* FROM {everybody}; SET GLOBAL read_only = ON")
     try:
         yield
     finally:
         database.execute(
-            f"SET GLOBAL read_only = OFF; GRANT ALL ON *.* TO {accounts} WITH GRANT OPTION"
+            f"SET GLOBAL read_only = OFF; GRANT ALL ON *.* TO {everybody} WITH GRANT OPTION"
         )
 
 
-def _accounts(database: AnyDatabase) -> str:
+def accounts(database: AnyDatabase) -> str:
     hosts = database.execute(f"SELECT host FROM mysql.user WHERE user = '{USER}'").split()
     return ", ".join(f"'{USER}'@'{host}'" for host in hosts)
 
@@ -92,20 +93,19 @@ def _sessions(stage: Stage) -> list[int]:
 @fault("kill-sessions")
 async def kill_sessions(stage: Stage, rng: random.Random) -> list[Measurement]:
     """An operator ends one of the service's sessions after the other, whatever it is at."""
-    killed = await asyncio.to_thread(_kill_for_a_while, stage, rng)
-    assert killed, "the service has no session"
+    await asyncio.to_thread(_kill_for_a_while, stage, rng)
     return [await _back(stage, "first order after sessions were killed")]
 
 
-def _kill_for_a_while(stage: Stage, rng: random.Random) -> int:
-    killed, until = 0, time.monotonic() + KILLING_SECONDS
+def _kill_for_a_while(stage: Stage, rng: random.Random) -> None:
+    started, killed = time.monotonic(), 0
     with session(stage) as cursor:
-        while time.monotonic() < until:
+        while (took := time.monotonic() - started) < KILLING_SECONDS or not killed:
+            assert took < PATIENCE_SECONDS, "the service has no session"
             threads = threads_of_services(stage, cursor)
             if threads:
                 killed += kill_threads(cursor, [rng.choice(threads)])
             time.sleep(rng.uniform(0, LONGEST_PAUSE_SECONDS))
-    return killed
 
 
 async def _back(stage: Stage, what: str) -> Measurement:

@@ -28,8 +28,6 @@ MAY_MOUNT = os.geteuid() == 0
 ROOM_BYTES = 64 * 1024 * 1024
 BALLAST_BYTES = 64 * 1024
 HOLDS = (1.0, 4.0)
-# The last page of a file has room for some orders more.
-LAST_PAGE_SECONDS = 1.0
 # A server that waits for space looks for it once a minute.
 FREED_SECONDS = 75.0
 
@@ -55,12 +53,11 @@ async def _out_of_disk(stage: Stage, seconds: float, *, restarted: bool) -> list
     async with in_thread(_small_disk(database)) as folder:
         await stage.first_order_after(time.time())
         async with in_thread(_full(folder / "ballast")):
-            await asyncio.sleep(LAST_PAGE_SECONDS)
             await nothing_is_stored(stage, seconds)
         if restarted and database.running:
             await asyncio.to_thread(database.kill)
         await asyncio.to_thread(database.revive)
-        gone_on = await stage.first_order_after(time.time(), within=FREED_SECONDS)
+        gone_on = await stage.first_order_after(time.time(), within=2 * FREED_SECONDS)
     back = await stage.first_order_after(time.time())
     bound = DATABASE_BACK_SECONDS if restarted else FREED_SECONDS
     return [

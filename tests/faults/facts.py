@@ -36,6 +36,8 @@ class Depth:
     queue: str
     ready: int
     unacknowledged: int
+    held_seconds: float = 0.0
+    """For how long some message of it has been unacknowledged without a break."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from tests.faults.link import connect
 from tests.faults.registry import Measurement, fault
 from tests.faults.setting import INCOMING, LEASE_SECONDS
 from tests.faults.stage import Stage
+from tests.patience import PATIENCE_SECONDS
 from tests.servers import AnyDatabase, AnyRabbit
 
 BROKER_BACK_SECONDS = 15.0
@@ -25,7 +26,6 @@ DRAINED_SECONDS = 25.0
 LONGEST_HOLD_SECONDS = 3.0
 # Links that stand still for so long are given up by both ends, whatever their heartbeat.
 LONG_FREEZE_SECONDS = 30.0
-TAKING_SECONDS = 30.0
 TAKEN_PER_CHANNEL = 1000
 POLL_SECONDS = 0.1
 
@@ -99,7 +99,7 @@ async def _freeze(
     await asyncio.to_thread(server.freeze)
     frozen = time.time()
     try:
-        await stage.services.wait_for_status("/health", 503, within=2 * NOTICED_SECONDS)
+        await stage.services.wait_for_status("/health", 503, within=PATIENCE_SECONDS)
         noticed = time.time() - frozen
         await asyncio.sleep(_longer(rng))
     finally:
@@ -176,7 +176,7 @@ async def _waiting(stage: Stage) -> set[str | None]:
             channel = await connection.channel()
             queue = await channel.get_queue(INCOMING, ensure=False)
             await queue.consume(take)
-        async with asyncio.timeout(TAKING_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             for _ in range(count):
                 await taken.acquire()
     return traces

@@ -33,6 +33,8 @@ class Moment(StrEnum):
     """The broker's basic.ack."""
     ACK = auto()
     """The service's basic.ack."""
+    CLOSE = auto()
+    """The service's connection.close."""
 
 
 class Unit(NamedTuple):
@@ -54,6 +56,9 @@ class Framing(Protocol):
 
     def from_server(self, buffer: bytearray) -> Unit | None: ...
 
+    def refused(self, unit: Unit) -> bytes:
+        """A unit that the server answers with an error, in place of this one of the client."""
+
 
 # MySQL
 
@@ -65,6 +70,9 @@ INTAKE = re.compile(rb"INSERT INTO (orders|dead_letters)\b")
 LOCKING = re.compile(rb"SELECT .* FOR UPDATE\b", re.DOTALL)
 UPDATING = re.compile(rb"UPDATE outbox\b")
 PUBLISHED = re.compile(rb"UPDATE outbox\b[^']*\bpublished_at=(?!NULL)")
+REFUSED_COMMIT = (
+    b"SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = 1180, MESSAGE_TEXT = 'Got error 28 during COMMIT'"
+)
 
 
 class Did(Flag):
@@ -105,6 +113,11 @@ class MySQLFraming:
         answer, self._answer = self._answer, None
         is_ok = packet[MYSQL_HEADER : MYSQL_HEADER + 1] == bytes([OK])
         return Unit(packet, answer if is_ok else None)
+
+    def refused(self, unit: Unit) -> bytes:
+        """As a full disk refuses a COMMIT: nothing is committed, and the transaction stays open."""
+        command = bytes([COM_QUERY]) + REFUSED_COMMIT
+        return len(command).to_bytes(3, "little") + unit.data[3:MYSQL_HEADER] + command
 
     def _query(self, statement: bytes) -> Moment | None:
         match statement:
@@ -152,6 +165,7 @@ AMQP_GREETING = 8  # "AMQP" and the version: no frame
 AMQP_HEADER = 7  # type 1, channel 2, size 4, big-endian
 FRAME_END = 0xCE
 METHOD = 1
+CONNECTION_CLOSE = (10, 50)
 BASIC_PUBLISH = (60, 40)
 BASIC_ACK = (60, 80)
 
@@ -160,10 +174,20 @@ class AMQPFraming:
     client: str | None = None
 
     def from_client(self, buffer: bytearray) -> Unit | None:
-        return _amqp_unit(buffer, {BASIC_ACK: Moment.ACK, BASIC_PUBLISH: Moment.PUBLISH})
+        return _amqp_unit(
+            buffer,
+            {
+                BASIC_ACK: Moment.ACK,
+                BASIC_PUBLISH: Moment.PUBLISH,
+                CONNECTION_CLOSE: Moment.CLOSE,
+            },
+        )
 
     def from_server(self, buffer: bytearray) -> Unit | None:
         return _amqp_unit(buffer, {BASIC_ACK: Moment.CONFIRM})
+
+    def refused(self, unit: Unit) -> bytes:
+        raise NotImplementedError("AMQP answers an error by closing the channel")
 
 
 def _amqp_unit(buffer: bytearray, moments: dict[tuple[int, int], Moment]) -> Unit | None:

@@ -9,6 +9,8 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, TimeoutType
 from aio_pika.exceptions import AMQPError
 
+from tests.patience import PATIENCE_SECONDS
+
 CONNECT_SECONDS = 5.0
 CLOSE_SECONDS = 2.0
 RETRY_SECONDS = 0.2
@@ -34,11 +36,13 @@ class _Connection(aio_pika.Connection):
             raise
 
 
-async def connect(url: str, name: str = "faults") -> AbstractConnection:
+async def connect(
+    url: str, name: str = "faults", *, seconds: float = PATIENCE_SECONDS
+) -> AbstractConnection:
     return await aio_pika.connect(
         url,
         connection_class=_Connection,
-        timeout=CONNECT_SECONDS,
+        timeout=seconds,
         heartbeat=HEARTBEAT_SECONDS,
         client_properties={"connection_name": name},
     )
@@ -65,7 +69,7 @@ class Link:
                     raise
 
     async def _try(self) -> AbstractChannel:
-        self._connection = await connect(self._url, self._name)
+        self._connection = await connect(self._url, self._name, seconds=CONNECT_SECONDS)
         async with asyncio.timeout(CONNECT_SECONDS):
             return await self._connection.channel(on_return_raises=True)
 

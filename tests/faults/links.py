@@ -52,7 +52,7 @@ class Outcome:
 
     def as_json(self) -> dict[str, Any]:
         taken = defaultdict[str, list[float]](list)
-        for each in self.measurements:
+        for each in filter(lambda measured: measured.came, self.measurements):
             taken[each.what].append(each.seconds)
         return {
             "point": self.name,

@@ -66,7 +66,7 @@ def outcome(body: bytes, content_encoding: str | None) -> Stored | Dead:
     except Refusal as refusal:
         return _dead(refusal, None)
     except ValidationError as error:
-        return _dead(refusal_of(error), readable_order_id(body))
+        return _dead(refusal_of(error), readable_order_id(value))
     return _stored(order)
 
 

@@ -26,6 +26,8 @@ from tests.faults.corpus.case import (
 
 MAX_BODY = 262_144
 MAX_DEPTH = 32
+MAX_ITEMS = 5000
+PLAIN_ENCODINGS = {"identity", "utf-8", "utf8"}
 MAX_QUANTITY = 9_223_372_036_854_775_807
 WHOLE_DIGITS, DECIMALS = 8, 2  # 99999999.99
 # Beyond this nobody holds a number exactly, and the contract has no word on it.
@@ -71,7 +73,7 @@ class Exact:
 
 def verdict(body: bytes, content_encoding: str | None = None) -> Stored | Dead | None:
     """What has to become of it as a new message; None where the contract does not say."""
-    if content_encoding:
+    if content_encoding and content_encoding.lower() not in PLAIN_ENCODINGS:
         return Dead(UNSUPPORTED)
     if len(body) > MAX_BODY:
         return Dead(TOO_LARGE)
@@ -151,7 +153,7 @@ def _order(value: Any) -> Stored:
     if total.negative or not total.digits or whole > WHOLE_DIGITS or -total.exponent > DECIMALS:
         raise NoOrder
     items = value.get("items")
-    if not isinstance(items, list):
+    if not isinstance(items, list) or len(items) > MAX_ITEMS:
         raise NoOrder
     silent = False
     lines = []
@@ -174,13 +176,17 @@ def _line(value: Any) -> Line:
     price = _amount(value.get("unitPrice"))
     if price.negative and price.digits:
         raise NoOrder
-    if not isinstance(quantity, Number) or not re.fullmatch(r"[1-9][0-9]{0,18}", quantity):
+    if not isinstance(quantity, Number):
         raise NoOrder
-    if int(quantity) > MAX_QUANTITY:
+    count = _amount(quantity)
+    whole = len(count.digits) + count.exponent
+    if count.negative or not count.digits or count.exponent < 0 or whole > len(str(MAX_QUANTITY)):
+        raise NoOrder
+    if int(count.decimal()) > MAX_QUANTITY:
         raise NoOrder
     if abs(price.exponent) > HOLDABLE_EXPONENT:
         raise Silent
-    return Line(sku, int(quantity), price.decimal())
+    return Line(sku, int(count.decimal()), price.decimal())
 
 
 def _identifier(value: Any) -> str:
@@ -198,6 +204,8 @@ def _amount(value: Any) -> Exact:
     sign, whole, fraction = found[1], found[2], found[3] or ""
     exponent = _exponent(found[4]) if isinstance(value, Number) and found[4] else 0
     digits = (whole + fraction).lstrip("0")
+    if sign and not digits and not isinstance(value, Number):
+        raise NoOrder  # a text has no sign: "-0" is none
     stripped = digits.rstrip("0")
     shift = exponent - len(fraction) + len(digits) - len(stripped)
     if not stripped and abs(shift) <= HOLDABLE_EXPONENT:

@@ -22,10 +22,16 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 seconds
 
 
 class Action(Enum):
-    """What a trap does: CUT drops the unit and resets, FREEZE holds it, PASS lets it through."""
+    """What a trap does with a unit.
+
+    CUT drops it and resets the link, FREEZE holds it and all that follows, DROP loses it alone,
+    REFUSE has the server refuse it, PASS lets it through.
+    """
 
     CUT = auto()
     FREEZE = auto()
+    DROP = auto()
+    REFUSE = auto()
     PASS = auto()
 
 
@@ -48,6 +54,8 @@ class Link:
         self.number = 0
         """Later links of a proxy have higher numbers."""
         self.frozen = False
+        self.bytes_per_second: float | None = None
+        """How much passes to the server; None: whatever comes."""
         self.over = False
         """Nothing passes any more; what was passed on may still be on its way out."""
         self.client = End(self, framing.from_client)
@@ -83,6 +91,10 @@ class Link:
     def judge(self, moment: Moment) -> Action:
         """A moment passes: what is to be done about it."""
         return self._judge(self, moment)
+
+    def refused(self, unit: Unit) -> bytes:
+        """What the server gets in place of this unit, and refuses."""
+        return self._framing.refused(unit)
 
     def fail(self, error: FramingError) -> None:
         self.error = error
@@ -145,6 +157,10 @@ class End(asyncio.Protocol):
         self.pump()
         if len(self._received) > HELD_BYTES and self._link.frozen:
             self.pause()
+        elif self is self._link.client and self._link.bytes_per_second:
+            self.pause()
+            seconds = len(data) / self._link.bytes_per_second
+            asyncio.get_running_loop().call_later(seconds, self.resume)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
@@ -204,5 +220,9 @@ class End(asyncio.Protocol):
             case Action.FREEZE:
                 self._held = unit.data
                 self._link.freeze()
+            case Action.DROP:
+                pass
+            case Action.REFUSE:
+                self.peer.write(self._link.refused(unit))
             case Action.PASS:
                 self.peer.write(unit.data)

@@ -19,7 +19,7 @@ from typing import Self
 
 from tests.faults.framing import Framing, FramingError, Moment
 from tests.faults.proxied_link import Action, Link
-from tests.servers.process import free_ports
+from tests.servers.process import free_ports, give_back
 
 HOST = "127.0.0.1"
 
@@ -54,6 +54,7 @@ class Proxy:
         self._listening: asyncio.Server | None = None
         self._traps: list[Trap] = []
         self._frozen = False
+        self._bytes_per_second: float | None = None
         self._opened = 0
         self._errors: list[FramingError] = []
 
@@ -87,6 +88,12 @@ class Proxy:
         for link in self.links:
             link.freeze()
 
+    def narrow(self, bytes_per_second: float | None) -> None:
+        """Let each link, those to come too, pass no more than this to the server; None: widen."""
+        self._bytes_per_second = bytes_per_second
+        for link in self.links:
+            link.bytes_per_second = bytes_per_second
+
     def thaw(self) -> None:
         self._frozen = False
         for link in list(self.links):
@@ -101,6 +108,7 @@ class Proxy:
         self.refuse()
         self.cut()
         await asyncio.gather(*(link.ended.wait() for link in list(self.links)))
+        give_back(self.port)
         if self._errors:
             raise self._errors[0]
 
@@ -134,6 +142,7 @@ class Proxy:
         link = Link(self._framing(), self._server_address, judge=self._judge, ended=self._ended)
         self._opened += 1
         link.number = self._opened
+        link.bytes_per_second = self._bytes_per_second
         self.links.add(link)
         if self._frozen:
             link.freeze()

@@ -13,6 +13,7 @@ campaign starts, so a fault needs no other registration.
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 import random
 from collections.abc import Awaitable, Callable
@@ -26,11 +27,18 @@ NO_FAULTS_IN = ("test_", "conftest", "__main__")
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """How long something took, in seconds, and how long it may take."""
+    """How long something took, in seconds, and how long it may take on a machine of its own.
+
+    What never came has taken `inf`.
+    """
 
     what: str
     seconds: float
     bound: float
+
+    @property
+    def came(self) -> bool:
+        return math.isfinite(self.seconds)
 
     @property
     def kept(self) -> bool:

@@ -58,7 +58,7 @@ class Report:
         counts = Counter(each.fault for each in self.cycles)
         taken = defaultdict[str, list[float]](list)
         for each in self.cycles:
-            for measurement in each.measurements:
+            for measurement in filter(lambda measured: measured.came, each.measurements):
                 taken[measurement.what].append(measurement.seconds)
         return {
             "seed": self.seed,

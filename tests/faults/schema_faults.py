@@ -16,7 +16,7 @@ from tests.faults.stage import Stage
 
 COLUMN_OF = {"orders": "user_id", "outbox": "event_type", "dead_letters": "reason"}
 LONGEST_REPORT_SECONDS = 1.0
-LOCK_WAIT_SECONDS = 20
+LOCK_WAIT_SECONDS = 120
 
 
 @fault("migrate-under-load", options=IMPATIENT)

@@ -21,7 +21,8 @@ from tests.faults.setting import (
     StageOptions,
     Urls,
 )
-from tests.processes import END_SECONDS, ROOT, START_SECONDS, ServiceProcess
+from tests.patience import PATIENCE_SECONDS
+from tests.processes import ROOT, ServiceProcess
 
 # uvicorn ends with the signal that ended it, once everything is drained.
 ENDED_BY_SIGTERM = (0, -signal.SIGTERM, 128 + signal.SIGTERM)
@@ -78,7 +79,7 @@ class Services:
             await self.wait_for_status("/health/ready", 200, *chosen)
 
     async def wait_for_status(
-        self, path: str, status: int, *numbers: int, within: float = START_SECONDS
+        self, path: str, status: int, *numbers: int, within: float = PATIENCE_SECONDS
     ) -> None:
         """Returns once each of these, or all, answers a probe with this status."""
         for number in numbers or self.running:
@@ -92,7 +93,7 @@ class Services:
             await asyncio.to_thread(self._running[number].kill)
             await self._gone(number)
 
-    async def terminate(self, *numbers: int, within: float = END_SECONDS) -> list[Ending]:
+    async def terminate(self, *numbers: int, within: float = PATIENCE_SECONDS) -> list[Ending]:
         """SIGTERM these, or all, at once; returns how each ended.
 
         Raises:

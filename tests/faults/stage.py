@@ -11,12 +11,13 @@ async with Stage.open(folder, StageOptions(rate=100)) as stage:
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -33,13 +34,15 @@ from tests.faults.services import Services, run_services
 from tests.faults.setting import EXCHANGE, INCOMING, OUTPUTS, Servers, StageOptions, home, in_thread
 from tests.faults.tables import Database
 from tests.faults.verdict import Verdict
-from tests.faults.workload import Workload
+from tests.faults.workload import Kind, OfKind, Workload
+from tests.patience import PATIENCE_SECONDS
 from tests.servers import AnyDatabase, AnyRabbit, ServersError
 from tests.servers.server import PrivateServer
 
-REST_SECONDS = 90.0
-RECOVERY_SECONDS = 60.0
-PORT_SECONDS = 90.0
+AT_ONCE_PER_SECOND = 1000.0
+REST_SECONDS = 300.0
+RECOVERY_SECONDS = PATIENCE_SECONDS
+PORT_SECONDS = 240.0
 PORT_POLL_SECONDS = 0.02
 POLL_SECONDS = 0.1
 DEFAULT_OPTIONS = StageOptions()
@@ -92,6 +95,10 @@ class Stage:
     observer: Observer
     broker_log_start: int = 0
     """Bytes of the broker's log that are of others before."""
+    seeds: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    """Of what `send()` sends; a stage's own load has the seed of its options."""
+    held_since: dict[str, float] = field(default_factory=dict)
+    """By queue, since when some message has been unacknowledged, on the monotonic clock."""
 
     @classmethod
     @asynccontextmanager
@@ -136,6 +143,22 @@ class Stage:
                 observer=observer,
                 broker_log_start=_log_size(servers.broker),
             )
+
+    async def send(self, kind: Kind, count: int = 1) -> None:
+        """At least so many of one kind, at once; returns when they are confirmed."""
+        producer = Producer(
+            self.mq_url,
+            INCOMING,
+            OfKind(self.options.seed + next(self.seeds), kind),
+            rate=AT_ONCE_PER_SECOND,
+            attempts=self.journals.attempts,
+            confirmed=self.journals.confirmed,
+        )
+        async with producer.running():
+            producer.resume()
+            await producer.produced_at_least(count)
+            producer.pause()
+            await producer.all_confirmed()
 
     @property
     def database(self) -> AnyDatabase:
@@ -192,6 +215,7 @@ class Stage:
     async def at_rest(self, within: float = REST_SECONDS) -> Rest:
         """Pause the producer and wait until nothing is in flight."""
         started = time.monotonic()
+        self.held_since.clear()
         waiting = "inputs that are not confirmed"
         try:
             async with asyncio.timeout(within):
@@ -226,7 +250,16 @@ class Stage:
         said = await asyncio.to_thread(
             self.broker.ctl, "list_queues", "--vhost", self.vhost, "--formatter", "json", *columns
         )
-        return [Depth(*(queue[column] for column in columns)) for queue in json.loads(said)]
+        return [self._depth(*(queue[column] for column in columns)) for queue in json.loads(said)]
+
+    def _depth(self, queue: str, ready: int, unacknowledged: int) -> Depth:
+        now = time.monotonic()
+        if unacknowledged:
+            since = self.held_since.setdefault(queue, now)
+        else:
+            since = now
+            self.held_since.pop(queue, None)
+        return Depth(queue, ready, unacknowledged, now - since)
 
     async def empty_outputs(self) -> None:
         """Purge the service's own output queues, which nobody consumes here."""

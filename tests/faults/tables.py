@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 import pymysql
 from pymysql.cursors import Cursor
 
-LINK_SECONDS = 5
+LINK_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,8 @@ class Tables:
     orders: list[OrderRow]
     outbox: list[OutboxRow]
     dead_letters: list[DeadLetterRow]
+    returned: list[str] = field(default_factory=list)
+    """The ids of the service's own events that came back to it, one for each record."""
 
 
 ORDERS = "SELECT order_id, user_id, total_amount, status, idempotency_key, items FROM orders"
@@ -65,6 +67,9 @@ DEAD_LETTERS = """
 WAITING = """
     SELECT COUNT(*), SUM(published_at IS NULL AND parked_at IS NULL), SUM(parked_at IS NOT NULL)
     FROM outbox"""
+OLDEST_PENDING = """
+    SELECT MIN(created_at) FROM outbox WHERE published_at IS NULL AND parked_at IS NULL"""
+EVENTS = ("OrderProcessed", "OrderFailed")
 LAST_PROCESSED = """
     SELECT created_at FROM outbox WHERE event_type = 'OrderProcessed' ORDER BY id DESC LIMIT 1"""
 
@@ -95,10 +100,14 @@ class Database:
         """All rows, as one snapshot."""
         with self._cursor() as cursor:
             cursor.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT")
+            orders = [_order(row) for row in _rows(cursor, ORDERS)]
+            events = [_event(row) for row in _rows(cursor, OUTBOX)]
+            records = [(row, _json(row[-1])) for row in _rows(cursor, DEAD_LETTERS)]
             return Tables(
-                [_order(row) for row in _rows(cursor, ORDERS)],
-                [_event(row) for row in _rows(cursor, OUTBOX)],
-                [_dead_letter(row) for row in _rows(cursor, DEAD_LETTERS)],
+                orders,
+                events,
+                [_dead_letter(row, sent) for row, sent in records if not _is_event(sent)],
+                [sent["message_id"] for _, sent in records if _is_event(sent)],
             )
 
     def backlog(self) -> Backlog:
@@ -111,6 +120,11 @@ class Database:
         with self._cursor() as cursor:
             return next((row[0] for row in _rows(cursor, LAST_PROCESSED)), None)
 
+    def oldest_pending(self) -> datetime | None:
+        """When the oldest event that waits was stored, by the server's clock, in UTC."""
+        with self._cursor() as cursor:
+            return next((row[0] for row in _rows(cursor, OLDEST_PENDING)), None)
+
     def order_ids(self) -> set[str]:
         with self._cursor() as cursor:
             return {row[0] for row in _rows(cursor, "SELECT order_id FROM orders")}
@@ -118,7 +132,10 @@ class Database:
     @contextmanager
     def _cursor(self) -> Iterator[Cursor]:
         link = pymysql.connect(
-            **self._arguments, autocommit=True, connect_timeout=LINK_SECONDS, read_timeout=60
+            **self._arguments,
+            autocommit=True,
+            connect_timeout=LINK_SECONDS,
+            read_timeout=LINK_SECONDS,
         )
         with link, link.cursor() as cursor:
             yield cursor
@@ -139,9 +156,13 @@ def _event(row: Any) -> OutboxRow:
     return OutboxRow(event_id, kind, payload_digest, payload_bytes, bool(published), bool(parked))
 
 
-def _dead_letter(row: Any) -> DeadLetterRow:
-    dead_letter_id, reason, body_digest, body_bytes, properties = row
-    sent = _json(properties)
+def _is_event(sent: dict[str, Any]) -> bool:
+    """Whether a message with these properties is an event of an order service."""
+    return sent.get("app_id") == "order-service" and sent.get("type") in EVENTS
+
+
+def _dead_letter(row: Any, sent: dict[str, Any]) -> DeadLetterRow:
+    dead_letter_id, reason, body_digest, body_bytes, _ = row
     trace = sent.get("correlation_id") or sent.get("message_id")
     return DeadLetterRow(dead_letter_id, reason, body_digest, body_bytes, trace)
 

@@ -29,11 +29,12 @@ class World:
     orders: list[OrderRow] = field(default_factory=list)
     outbox: list[OutboxRow] = field(default_factory=list)
     dead_letters: list[DeadLetterRow] = field(default_factory=list)
+    returned: list[str] = field(default_factory=list)
     depths: list[Depth] = field(default_factory=lambda: [Depth("order_created_queue", 0, 0)])
 
     def judge(self, *, parks: bool = False) -> Verdict:
         history = History(self.attempts, frozenset(self.confirmed), self.observed)
-        tables = Tables(self.orders, self.outbox, self.dead_letters)
+        tables = Tables(self.orders, self.outbox, self.dead_letters, self.returned)
         return check(history, tables, self.depths, parks=parks)
 
     # What was sent.
@@ -291,6 +292,14 @@ def repeated_with(**fields: Any) -> Break:
     return lambda world: world.observed.append(replace(world.observed[0], **fields))
 
 
+def observed_again(times: int) -> Break:
+    return lambda world: world.observed.extend([world.observed[0]] * times)
+
+
+def came_back(*event_ids: str) -> Break:
+    return lambda world: world.returned.extend(event_ids)
+
+
 def header(index: int, name: str, value: str | None) -> Break:
     def broken(world: World) -> None:
         headers = dict(world.observed[index].headers)
@@ -373,8 +382,13 @@ BROKEN: list[tuple[Invariant, Break]] = [
     (Invariant.EVENT_IS_WELL_FORMED, said(0, more=1)),
     (Invariant.EVENT_IS_WELL_FORMED, said(2, orderId="order-2")),
     (Invariant.EVENTS_IN_ORDER, swap(0, 2)),
+    (Invariant.REPEATS_ARE_BOUNDED, observed_again(12)),
+    (Invariant.ROWS_ARE_BOUNDED, came_back(*(f"event-{number}" for number in range(99)))),
+    (Invariant.ONE_RECORD_PER_RETURNED_EVENT, came_back("event-a", "event-a")),
+    (Invariant.ONE_RECORD_PER_RETURNED_EVENT, came_back("event-of-nobody")),
     (Invariant.NOTHING_WAITS, change("depths", 0, ready=1)),
     (Invariant.NOTHING_WAITS, change("depths", 0, unacknowledged=1)),
+    (Invariant.NOTHING_HELD, change("depths", 0, unacknowledged=1, held_seconds=41.0)),
     (Invariant.NOTHING_WAITS, change("outbox", 0, published=False)),
     (Invariant.NOTHING_PARKED, change("outbox", 0, published=False, parked=True)),
 ]

@@ -13,11 +13,12 @@ from tests.faults.bytes_on_the_wire import packet, query
 from tests.faults.framing import FramingError, Moment, MySQLFraming, Unit
 from tests.faults.proxied_link import Action
 from tests.faults.proxy import Proxy, Trap
+from tests.patience import PATIENCE_SECONDS
+from tests.servers.process import free_ports
 
 OK = packet(b"\x00\x00\x00\x02\x00\x00\x00", sequence=1)
 INSERT = query("INSERT INTO orders (order_id) VALUES ('o')")
 COMMIT = query("COMMIT")
-PATIENCE_SECONDS = 5.0
 
 
 class Server:
@@ -249,8 +250,7 @@ async def test_a_proxy_that_refuses_keeps_its_links_and_its_port(proxy: Proxy) -
 
 
 async def test_a_client_whose_server_is_away_is_reset() -> None:
-    async with Server.running() as server:
-        gone = server.port
+    (gone,) = free_ports(1)
     async with Proxy(MySQLFraming, "127.0.0.1", gone) as proxy, Client.of(proxy) as client:
         with pytest.raises(ConnectionResetError):
             await client.reader.readexactly(1)

@@ -13,6 +13,8 @@ from tests.faults.stage import Stage
 from tests.faults.workload import Kind
 
 KEYS, COPIES, EVENTS = 40, 64, 1500
+# A processor that is busy may let one process publish all before another one wakes.
+MOST_RACES = 10
 FOUR = StageOptions(processes=4, seed=1)
 
 
@@ -25,11 +27,15 @@ async def test_four_processes_make_one_order_of_a_keys_copies_and_let_out_all_of
         assert contest.wrong == []
         assert contest.sent >= KEYS * COPIES
 
-        drained = await race_for_events(stage, EVENTS)
-        assert drained.wrong == []
-        assert drained.duplicated >= 0
-        assert sum(drained.shares) == EVENTS
-        assert sum(share > 0 for share in drained.shares) > 1, "no race with one runner"
+        runners = 0
+        for _ in range(MOST_RACES):
+            drained = await race_for_events(stage, EVENTS)
+            assert drained.wrong == []
+            assert drained.duplicated >= 0
+            assert sum(drained.shares) == EVENTS
+            if (runners := sum(share > 0 for share in drained.shares)) > 1:
+                break
+        assert runners > 1, "no race with one runner"
 
 
 def test_a_contest_has_all_copies_of_each_key_and_a_few_that_say_something_else() -> None:

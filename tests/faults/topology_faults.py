@@ -7,8 +7,11 @@ when it is empty, or when the observer has what was in it.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from aio_pika.abc import AbstractIncomingMessage
 from aiormq.abc import FieldTable
@@ -16,6 +19,7 @@ from aiormq.abc import FieldTable
 from tests.faults.contract import LARGEST_STORED
 from tests.faults.faults import BROKER_BACK_SECONDS
 from tests.faults.interference import (
+    ctl,
     messages_in,
     nothing_under_way,
     operators_channel,
@@ -26,12 +30,14 @@ from tests.faults.observer import QUEUE as OBSERVER_QUEUE
 from tests.faults.registry import Measurement, fault
 from tests.faults.setting import EXCHANGE, INCOMING, OUTPUTS
 from tests.faults.stage import POLL_SECONDS, RECOVERY_SECONDS, Stage
+from tests.patience import PATIENCE_SECONDS
 
 PROCESSED = "order_processed_queue"
+DLQ = "order_dlq"
 PROCESSED_KEY = "order.processed"
 QUORUM: FieldTable = {"x-queue-type": "quorum"}
 MENDED_SECONDS = 35.0
-HEARING_SECONDS = 30.0
+RETRY_MILLISECONDS = 500
 
 
 @fault("delete-incoming-queue")
@@ -93,6 +99,36 @@ async def delete_exchange(stage: Stage, rng: random.Random) -> list[Measurement]
     return [await _mended_unobserved(stage, "event after the exchange was deleted")]
 
 
+@fault("events-come-back")
+async def events_come_back(stage: Stage, rng: random.Random) -> list[Measurement]:
+    """Under load all that is published comes back as work, and dead letters do so for ever."""
+    async with all_comes_back(stage):
+        await stage.producer.produced_at_least(stage.producer.produced + rng.randint(50, 150))
+    seconds = await stage.first_order_after(time.time())
+    return [Measurement("first order after events came back", seconds, BROKER_BACK_SECONDS)]
+
+
+@asynccontextmanager
+async def all_comes_back(stage: Stage) -> AsyncIterator[None]:
+    """The incoming queue is bound to all events, and the dead-letter queue is a retry queue."""
+    retry = {
+        "message-ttl": RETRY_MILLISECONDS,
+        "dead-letter-exchange": "",
+        "dead-letter-routing-key": INCOMING,
+    }
+    policy = ("--vhost", stage.vhost)
+    queues = ("retry", f"^{DLQ}$", json.dumps(retry), "--apply-to", "queues")
+    async with operators_channel(stage) as channel:
+        incoming = await channel.get_queue(INCOMING, ensure=False)
+        await ctl(stage, "set_policy", *policy, *queues)
+        await incoming.bind(EXCHANGE, EVERYTHING)
+        try:
+            yield
+        finally:
+            await incoming.unbind(EXCHANGE, EVERYTHING)
+            await ctl(stage, "clear_policy", *policy, "retry")
+
+
 async def _mended(stage: Stage, what: str) -> Measurement:
     """How long until the service's own queue, empty now, gets events.
 
@@ -131,7 +167,7 @@ async def _mended_unobserved(stage: Stage, what: str) -> Measurement:
 
 async def _all_observed(stage: Stage) -> None:
     """Returns once the observer has on disk whatever its queue got; it gets nothing now."""
-    async with asyncio.timeout(HEARING_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while any(
             each.ready or each.unacknowledged
             for each in await stage.depths()
@@ -158,7 +194,7 @@ async def _hear_outputs(stage: Stage, missed_after: int) -> None:
         for name in OUTPUTS:
             queue = await channel.declare_queue(name, passive=True)
             tag = await queue.consume(take, no_ack=True)
-            async with asyncio.timeout(HEARING_SECONDS):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 for _ in range(queue.declaration_result.message_count or 0):
                     await taken.acquire()
             await queue.cancel(tag)

@@ -12,6 +12,12 @@ from enum import StrEnum
 from typing import Any
 
 MOST_EXAMPLES = 5
+# Above what the service waits for an answer of either server, and for what others may still mark.
+HELD_SECONDS = 40.0
+# An event is in flight in one cycle, where a fault strikes a few times.
+MOST_PUBLICATIONS = 12
+# A dead letter, its OrderFailed and its copy; and the record of that OrderFailed, if it came back.
+MOST_ROWS = 4
 
 
 class Invariant(StrEnum):
@@ -41,10 +47,18 @@ class Invariant(StrEnum):
     SAME_EVENT_SAME_PAYLOAD = "same-event-same-payload"
     EVENT_IS_WELL_FORMED = "event-is-well-formed"
     """Persistent, with the content type, headers and fields of the contract."""
+    REPEATS_ARE_BOUNDED = "repeats-are-bounded"
+    """No event is published more than `MOST_PUBLICATIONS` times."""
+    ROWS_ARE_BOUNDED = "rows-are-bounded"
+    """No more than `MOST_ROWS` dead letters and events for each attempt, all together."""
+    ONE_RECORD_PER_RETURNED_EVENT = "one-record-per-returned-event"
+    """An event of the service that comes back to it is recorded once, and is one of the outbox."""
     EVENTS_IN_ORDER = "events-in-order"
     """An order's OrderProcessed is observed before the conflicts with it."""
     NOTHING_WAITS = "nothing-waits"
     """No message is ready or unacknowledged, and no event is pending."""
+    NOTHING_HELD = "nothing-held"
+    """While nothing is sent, no message is unacknowledged for longer than `HELD_SECONDS`."""
     NOTHING_PARKED = "nothing-parked"
 
 

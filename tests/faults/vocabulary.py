@@ -11,6 +11,7 @@ _RULES = "|".join(
         "Field required",
         "Input should be an object",
         "Input should be an array",
+        "Array should have at most 5000 items",
         "Input should be a valid string",
         "Input should be a valid integer",
         "Input should be a number or a decimal string",
@@ -37,7 +38,7 @@ _BODY = "|".join(
 _FAULT = rf"(?:(?:{_FIELD}): (?:{_RULES})|body: (?:{_BODY}))"
 _DETAILS = re.compile(
     rf"{_FAULT}(?:; {_FAULT}){{0,4}}(?:; and \d+ more)?"
-    "|content-encoding: must be absent; send the JSON as it is",
+    "|content-encoding: must be absent, identity or UTF-8; send the JSON as it is",
     re.ASCII,
 )
 

@@ -58,6 +58,8 @@ class Mix:
 
 
 USUAL_MIX = Mix()
+ONLY_NEW = Mix(duplicates=0, conflicts=0, poison=0, lookalikes=0)
+ONLY_POISON = replace(ONLY_NEW, poison=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +185,19 @@ class Workload:
             case Kind.FAR_TOO_LARGE:
                 return lambda mark: written(order, style, mark, LARGEST_STORED + spread)
         return lambda mark: written(order, style, mark)
+
+
+class OfKind(Workload):
+    """Inputs of one kind, new orders or poison."""
+
+    def __init__(self, seed: int, kind: Kind) -> None:
+        super().__init__(seed, ONLY_NEW if kind is Kind.NEW else ONLY_POISON)
+        self._wanted = kind
+
+    def next(self) -> Input:
+        while (found := super().next()).kind is not self._wanted:
+            pass
+        return found
 
 
 def written(order: Order, style: int, mark: str, padding: int = 0) -> bytes:

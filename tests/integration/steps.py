@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +17,7 @@ from db.models import DeadLetter, Order, OutboxEvent
 from service.app import ServiceApp
 from tests.factories import order_created_json
 from tests.harness import Wire, eventually, rows
+from tests.patience import PATIENCE_SECONDS
 from tests.servers import AnyDatabase
 
 INCOMING, PROCESSED, FAILED, DLQ = (
@@ -24,6 +26,9 @@ INCOMING, PROCESSED, FAILED, DLQ = (
     "order_failed_queue",
     "order_dlq",
 )
+
+
+AT_A_TIME = 50
 
 
 def numbered(number: int) -> bytes:
@@ -43,13 +48,36 @@ async def send(wire: Wire, numbers: Iterable[int], confirmed: list[int] | None =
             sending.create_task(send_one(number))
 
 
+async def keep_sending(wire: Wire, ended: asyncio.Event) -> int:
+    """Send orders from number 0 on until `ended`, and once more; returns how many that were.
+
+    What ends meanwhile ends under load, however fast it is, and has not had all of them.
+    """
+    sent, last = 0, False
+    while not last:
+        last = ended.is_set()
+        await send(wire, range(sent, sent + AT_A_TIME))
+        sent += AT_A_TIME
+    return sent
+
+
+async def send_until_it_breaks(wire: Wire, confirmed: list[int]) -> int:
+    """Send orders from number 0 on until the link is lost; returns how many that were at most."""
+    for sent in itertools.count(AT_A_TIME, AT_A_TIME):
+        try:
+            await send(wire, range(sent - AT_A_TIME, sent), confirmed)
+        except ExceptionGroup:
+            return sent
+    raise AssertionError("it counts for ever")
+
+
 async def all_is_done(
     database: Database,
     mq_url: str,
     sent: Iterable[int],
     *,
     unconfirmed: Iterable[int] = (),
-    within: float = 30,
+    within: float = PATIENCE_SECONDS,
 ) -> None:
     """Every order sent is one row and one event, published, and nothing else is anywhere.
 
@@ -89,7 +117,7 @@ async def messages_in(wire: Wire, queue: str) -> set[str | None]:
     async with channel:
         there = await channel.get_queue(queue, ensure=False)
         ids = set()
-        while (message := await there.get(fail=False, timeout=10)) is not None:
+        while (message := await there.get(fail=False, timeout=PATIENCE_SECONDS)) is not None:
             ids.add(message.message_id)
     return ids
 
@@ -98,6 +126,11 @@ async def consumers(wire: Wire) -> int:
     """How many consume from the incoming queue."""
     queue = await wire.channel.declare_queue(INCOMING, passive=True)
     return queue.declaration_result.consumer_count or 0
+
+
+async def consumed_by(wire: Wire, count: int) -> bool:
+    """Whether so many consume from the incoming queue, as the broker knows by now."""
+    return await consumers(wire) == count
 
 
 async def found(database: Database, table: Any) -> list[Any] | None:

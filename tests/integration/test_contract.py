@@ -248,7 +248,11 @@ async def test_a_message_that_kills_its_process_each_time_is_moved_aside_by_the_
     (dead,) = await wire.hear(DLQ, 1)
     assert dead.body == b"killer"
     assert dead.headers["x-first-death-reason"] == "delivery_limit"
-    assert await wire.depth(INCOMING) == 0
+
+    async def moved() -> bool:
+        return await wire.depth(INCOMING) == 0
+
+    await eventually(moved)
 
 
 async def test_an_existing_classic_queue_is_used_as_it_is_and_a_warning_names_what_is_lost(

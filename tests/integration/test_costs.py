@@ -15,7 +15,7 @@ from db.models import Order
 from service.app import Service
 from service.codec import decode
 from service.contracts import FailureReason, OrderCreated
-from service.errors import Refusal, StorageRefusedError
+from service.errors import Refusal
 from service.orders import Accepted, Candidate, Refused
 from service.plan import DeadLettered, Outcome
 from service.publishing import Confirmed, PublishOutcome
@@ -148,7 +148,9 @@ async def test_one_order_that_the_database_never_takes_costs_its_neighbours_only
     await service.intake.run_once()
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
 
-    assert isinstance(outcomes.pop(250), StorageRefusedError)
+    outcome = outcomes.pop(250)
+    assert isinstance(outcome, DeadLettered)
+    assert outcome.refused.refusal.reason is FailureReason.UNSTORABLE
     assert outcomes == [Accepted()] * 499
     assert len(await rows(database, Order)) == 499
 

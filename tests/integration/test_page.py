@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -14,10 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_SECONDS
+from tests.servers.process import free_ports, give_back
+
 ROOT = Path(__file__).parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-START_SECONDS = 60
-DRAW_SECONDS = 120
+# Drawing alone takes half a minute of a processor that others use too.
+DRAW_SECONDS = 300
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +36,7 @@ def browser() -> str:
 @pytest.fixture(scope="module")
 def address(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where a service on its embedded default answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "faststream", "run", "service.app:app"]
     with subprocess.Popen(
         [*command, "--host", "127.0.0.1", "--port", str(port), "--app-dir", str(ROOT)],
@@ -46,7 +46,7 @@ def address(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         stderr=subprocess.STDOUT,
         text=True,
     ) as process:
-        give_up = threading.Timer(START_SECONDS, process.kill)
+        give_up = threading.Timer(PATIENCE_SECONDS, process.kill)
         give_up.start()
         try:
             assert process.stdout is not None
@@ -62,6 +62,7 @@ def address(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         finally:
             give_up.cancel()
             process.terminate()
+            give_back(port)
 
 
 @pytest.fixture(scope="module")

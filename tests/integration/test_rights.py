@@ -14,28 +14,32 @@ from typing import Any
 
 import aio_pika
 import pytest
+from aio_pika.abc import AbstractIncomingMessage
 from aiormq.exceptions import ChannelAccessRefused
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from db import schema
 from db.engine import Database
 from db.failures import error_number
 from db.models import DeadLetter, Order, OutboxEvent
 from service.app import ServiceApp, create_app
 from service.checking import Level, check_all
+from service.explain import explain_database
 from service.settings import Settings
-from service.storage import migrate, open_database
+from service.storage import check_schema, migrate, open_database
 from service.telemetry import Action
 from service.topology import Topology
 from tests.factories import order_created_json
 from tests.harness import Wire, eventually, logged, rows, settings_for
 from tests.integration.steps import DLQ, FAILED, INCOMING, PROCESSED, found, send
 from tests.least_rights import BROKER_RIGHTS, LeastRights, Users, table_rights
+from tests.patience import PATIENCE_SECONDS
 from tests.processes import service_process
 from tests.servers import AnyDatabase, AnyRabbit, DatabaseServer, RabbitServer
 
 WAITING = ("database-waiting", "intake-retrying", "broker-waiting", "relay-waiting", "purge-failed")
-DENIED = frozenset({1044, 1045, 1142, 1227})
+DENIED = frozenset({1044, 1045, 1142, 1143, 1227})
 LARGE = b"[" + b" " * (1024 * 1024) + b"]"
 
 
@@ -81,6 +85,17 @@ async def store(least: LeastRights, settings: Settings) -> AsyncIterator[Databas
     await store.dispose()
 
 
+async def taken(wire: Wire, queue: str, count: int) -> list[AbstractIncomingMessage]:
+    """So many messages, taken off a queue."""
+    there = await wire.channel.get_queue(queue, ensure=False)
+    return [await there.get(no_ack=True) for _ in range(count)]
+
+
+async def moved_back(store: Database, count: int) -> bool:
+    """Whether so many dead letters were moved back, and refused again."""
+    return [each.attempts for each in await rows(store, DeadLetter)] == count * [2]
+
+
 # It needs no other
 
 
@@ -107,6 +122,9 @@ async def test_with_the_least_rights_every_message_ends_well_and_a_restart_chang
             await send(wire, [1, 2])
             await wire.send(b"}")
             await eventually(lambda: ended(store, wire, orders=3, dead_letters=4))
+            for copy in await taken(wire, DLQ, 4):
+                await wire.send(copy.body, headers=copy.headers)
+            await eventually(lambda: moved_back(store, 4))
         await eventually(lambda: purged(store))
         service.terminate()
         service.wait()
@@ -125,7 +143,12 @@ async def test_check_finds_nothing_wrong_with_the_least_rights(least: LeastRight
 # It needs all of them
 
 
-@pytest.mark.parametrize(("verb", "table"), table_rights())
+READS_THE_VERSION = ("SELECT", schema.VERSION_TABLE)
+
+
+@pytest.mark.parametrize(
+    ("verb", "table"), [right for right in table_rights() if right != READS_THE_VERSION]
+)
 async def test_a_right_on_a_table_that_is_missing_is_waited_for_and_nothing_is_lost(
     least: LeastRights,
     store: Database,
@@ -141,12 +164,30 @@ async def test_a_right_on_a_table_that_is_missing_is_waited_for_and_nothing_is_l
     async with started(settings), Wire.connected(mq_url) as wire:
         await wire.send(b"{")
         await send(wire, range(5))
-        why = await eventually(lambda: complaints(caplog, 4), within=60)
+        why = await eventually(lambda: complaints(caplog, 4))
         assert {each.startswith("the user has no right to ") for each in why} == {True}
 
         await asyncio.to_thread(least.grant_tables)
-        await eventually(lambda: ended(store, wire, orders=5, dead_letters=1), within=30)
+        await eventually(lambda: ended(store, wire, orders=5, dead_letters=1))
         await eventually(lambda: purged(store))
+
+
+async def test_without_a_right_to_the_version_the_tables_tell_it_as_long_as_they_can(
+    least: LeastRights, store: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert READS_THE_VERSION in table_rights()
+    least.revoke_table(*READS_THE_VERSION)  # as it was before there was this table
+    service = open_database(least.settings())
+    await check_schema(service)
+
+    monkeypatch.setattr(schema, "needed_version", lambda: "one that was added later")
+    with pytest.raises(DBAPIError) as refused:
+        await check_schema(service)
+    await service.dispose()
+
+    assert explain_database(refused.value) == (
+        f"the user has no right to SELECT on {schema.VERSION_TABLE}"
+    )
 
 
 async def test_a_right_to_read_that_is_taken_away_is_the_fault_of_no_message(
@@ -155,11 +196,11 @@ async def test_a_right_to_read_that_is_taken_away_is_the_fault_of_no_message(
     least.revoke_table("SELECT", "orders")
     async with started(least.settings()), Wire.connected(mq_url) as wire:
         await send(wire, [0])
-        await eventually(lambda: complaints(caplog, 4), within=60)
+        await eventually(lambda: complaints(caplog, 4))
         assert logged(caplog, Action.MESSAGE_FAILED) == [], "each counts as a delivery that failed"
 
         await asyncio.to_thread(least.grant_tables)
-        await eventually(lambda: ended(store, wire, orders=1, dead_letters=0), within=30)
+        await eventually(lambda: ended(store, wire, orders=1, dead_letters=0))
 
 
 @pytest.mark.parametrize("missing", ["read", "write"])
@@ -180,7 +221,7 @@ async def test_a_permission_that_is_missing_at_the_broker_is_waited_for_and_noth
             assert subject in why
 
         await asyncio.to_thread(least.permit)
-        await eventually(lambda: ended(store, wire, orders=5, dead_letters=1), within=30)
+        await eventually(lambda: ended(store, wire, orders=5, dead_letters=1))
         assert {event.attempts for event in await rows(store, OutboxEvent)} == {0}
 
 
@@ -220,7 +261,7 @@ Attempt = Callable[[aio_pika.abc.AbstractChannel], Awaitable[Any]]
 
 async def _read(channel: aio_pika.abc.AbstractChannel, name: str) -> None:
     queue = await channel.get_queue(name, ensure=False)
-    await queue.get(fail=False, timeout=5)
+    await queue.get(fail=False, timeout=PATIENCE_SECONDS)
 
 
 async def _publish(channel: aio_pika.abc.AbstractChannel, exchange: str, key: str) -> None:
@@ -251,7 +292,7 @@ STATEMENTS = (
     "DELETE FROM orders",
     "UPDATE dead_letters SET body = ''",
     "DELETE FROM dead_letters",
-    "UPDATE alembic_version SET version_num = '0'",
+    "UPDATE order_service_version SET version_num = '0'",
     "CREATE TABLE mine (id INT)",
     "ALTER TABLE orders ADD COLUMN mine INT",
     "DROP TABLE orders",

@@ -22,6 +22,7 @@ from service.errors import ConfigurationError
 from service.settings import Settings, load_settings
 from tests.harness import Wire, eventually
 from tests.integration.steps import all_published, send
+from tests.patience import PATIENCE_SECONDS
 from tests.processes import HOST, ROOT, ServiceProcess, service_process
 from tests.servers import AnyDatabase, AnyRabbit, DatabaseServer, RabbitServer
 
@@ -109,11 +110,11 @@ def canary(
         f"CREATE USER '{user}'@'%' IDENTIFIED BY '{passwords['DB_PASSWORD']}';"
         f"GRANT ALL ON `{name}`.* TO '{user}'@'%'"
     )
-    rabbit_server.ctl("add_user", user, passwords["MQ_PASSWORD"])
-    rabbit_server.ctl("set_permissions", "--vhost", vhost, user, ".*", ".*", ".*")
+    rabbit_server.add_user(user, passwords["MQ_PASSWORD"])
+    rabbit_server.permit(user, vhost)
     yield Secrets(database_server, rabbit_server, name, vhost, tmp_path, user, passwords)
     database_server.execute(f"DROP USER '{user}'@'%'")
-    rabbit_server.ctl("delete_user", user)
+    rabbit_server.delete_user(user)
 
 
 @pytest.mark.parametrize("form", ["passwords", "urls"])
@@ -167,7 +168,7 @@ def test_a_secret_that_changes_is_used_from_the_next_start_on(canary: Secrets) -
     with service_process(canary.environment) as before:
         before.wait_for_status("/health/ready", 200)
         canary.passwords["MQ_PASSWORD"] = changed = secrets.token_hex(12)
-        canary.rabbit.ctl("change_password", canary.user, changed)
+        canary.rabbit.change_password(canary.user, changed)
         canary.folder.joinpath("MQ_PASSWORD").unlink()
         canary.write_passwords()
 
@@ -199,7 +200,7 @@ def test_a_secret_that_may_not_be_read_is_a_fault_that_says_so(
 def page(service: ServiceProcess, path: str) -> str:
     """What is served there, headers included, with any status."""
     opener = urllib.request.build_opener(AnyStatus)
-    with opener.open(f"http://{HOST}:{service.port}{path}", timeout=10) as answer:
+    with opener.open(f"http://{HOST}:{service.port}{path}", timeout=PATIENCE_SECONDS) as answer:
         return f"{answer.headers}{answer.read().decode()}"
 
 
@@ -226,7 +227,7 @@ def orders(command: str, environment: dict[str, str]) -> str:
         env={"PATH": os.defpath, "COLUMNS": "500", **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     return f"{ran.stdout}{ran.stderr}"

@@ -6,6 +6,7 @@ from pathlib import Path
 import aio_pika
 import pytest
 
+from tests.patience import PATIENCE_SECONDS
 from tests.servers import (
     AnyDatabase,
     AnyRabbit,
@@ -64,7 +65,7 @@ def test_a_frozen_database_answers_again_when_thawed(database: DatabaseServer) -
         assert mysql_version(database.host, database.port) is None
     finally:
         database.thaw()
-    assert mysql_version(database.host, database.port) == database.version
+    assert mysql_version(database.host, database.port, PATIENCE_SECONDS) == database.version
 
 
 def test_a_killed_broker_keeps_its_queues_its_messages_and_its_port(
@@ -94,7 +95,7 @@ def test_a_frozen_broker_answers_again_when_thawed(rabbit: RabbitServer) -> None
         assert rabbitmq_version(rabbit.host, rabbit.port) is None
     finally:
         rabbit.thaw()
-    assert rabbitmq_version(rabbit.host, rabbit.port) == rabbit.version
+    assert rabbitmq_version(rabbit.host, rabbit.port, PATIENCE_SECONDS) == rabbit.version
 
 
 def test_a_given_database_lends_databases_but_not_itself(database: DatabaseServer) -> None:
@@ -132,6 +133,6 @@ async def _publish(url: str, body: bytes) -> None:
 async def _get(url: str) -> bytes:
     async with await aio_pika.connect(url) as connection:
         queue = await (await connection.channel()).get_queue("queue")
-        message = await queue.get(timeout=20)
+        message = await queue.get(timeout=PATIENCE_SECONDS)
         await message.ack()
         return message.body

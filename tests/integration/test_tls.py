@@ -26,6 +26,7 @@ from service.storage import check_schema, migrate, open_database
 from service.topology import Topology
 from tests.harness import Wire, settings_for
 from tests.integration.steps import INCOMING, PROCESSED, all_is_done, send
+from tests.patience import PATIENCE_SECONDS
 from tests.processes import ServiceProcess, service_process
 from tests.servers import (
     AnyDatabase,
@@ -40,7 +41,6 @@ from tests.servers.server import HOST, PASSWORD, USER
 from tests.servers.tls import DAY, Authority
 
 HOUR = timedelta(hours=1)
-RESTART_SECONDS = 40.0
 NO_MANAGEMENT = "http://127.0.0.1:1"
 
 
@@ -134,7 +134,7 @@ async def test_over_verified_tls_an_order_goes_all_the_way_and_a_renewed_certifi
         ):
             await asyncio.to_thread(secure.present, server, ends_in=-HOUR)
             await asyncio.to_thread(
-                wait_until, partial(expired, service, waits), RESTART_SECONDS, "has expired"
+                wait_until, partial(expired, service, waits), PATIENCE_SECONDS, "has expired"
             )
             await asyncio.to_thread(secure.present, server, ends_in=DAY)
         await asyncio.to_thread(service.wait_for_status, "/health/ready", 200)

@@ -36,14 +36,12 @@ from .place import Place
 from .process import wait_until
 
 SIZE = 3
-AGAIN_SECONDS = 60.0
-# Erlang, for `ClusterNode.evaluate`.
-SETTLE = "[ok = dets:sync(Table) || Table <- dets:all()]."
+AGAIN_SECONDS = 120.0
+# Erlang, for `RabbitServer.evaluate`.
 LEADER = """\
 {{ok, Queue}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"{vhost}">>, queue, <<"{queue}">>)),
 {{Name, _}} = amqqueue:get_pid(Queue),
-ra_leaderboard:lookup_leader(Name).
-"""
+ra_leaderboard:lookup_leader(Name)"""
 
 
 class RabbitCluster:
@@ -181,7 +179,7 @@ class RabbitCluster:
     def settle(self) -> None:
         """Before killing nodes of a cluster whose queues are new; see `RabbitServer.settle`."""
         for node in self.nodes:
-            node.evaluate(SETTLE)
+            node.settle()
 
     def leader_of(self, vhost: str, queue: str) -> int:
         """The number of the node that leads this queue.

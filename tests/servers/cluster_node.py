@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
 
-from .errors import ServersUnavailable
-from .forwarder import HOST, Address
-from .place import Place
+from .forwarder import Address
 from .rabbitmq import RabbitServer
 
 # Peers that fall silent are given up after 3/4 to 5/4 of it; RabbitMQ's default is 60.
@@ -27,12 +24,7 @@ SMALL = "+S 1:1 +SDcpu 1:1 +SDio 2 +A 1"
 class ClusterNode(RabbitServer):
     """One node. Where `seeds` are, it joins them when it starts for the first time."""
 
-    cookie: str = ""
     seeds: Sequence[str] = ()
-
-    def __init__(self, place: Place, server: str, control: str, epmd: str) -> None:
-        super().__init__(place, server, control, epmd)
-        self._reserved = [reserved(self.port), reserved(self._dist_port)]
 
     @property
     def name(self) -> str:
@@ -55,29 +47,8 @@ class ClusterNode(RabbitServer):
         """Whether it lets clients in: one that has paused does not."""
         return self.running and self._ask_version() is not None
 
-    def evaluate(self, expressions: str) -> str:
-        """What these Erlang expressions come to on this node: a fast way in, where rabbitmqctl
-        takes seconds of a processor."""
-        program = self._place.find("erl_call")
-        if program is None:
-            raise ServersUnavailable("no erl_call", "install Erlang's: apt-get install erlang-base")
-        return self._place.run(
-            *(program, "-sname", self.name, "-c", self.cookie, "-e"),
-            environment=self._environment(),
-            standard_input=expressions,
-        )
-
-    def close(self) -> None:
-        super().close()
-        for port in self._reserved:
-            port.close()
-
     def _prepare(self) -> None:
         super()._prepare()
-        cookie = self.folder / "home/.erlang.cookie"
-        cookie.chmod(0o600)
-        cookie.write_text(self.cookie)
-        cookie.chmod(0o400)
         (self.folder / "conf.d").mkdir()
         seeds = [SEED.format(number=n, name=name) for n, name in enumerate(self.seeds, 1)]
         configuration = CONFIGURATION.format(silence=SILENCE_SECONDS) + "".join(seeds)
@@ -91,12 +62,3 @@ class ClusterNode(RabbitServer):
         environment["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"] += f" {SMALL}"
         environment["RABBITMQ_CTL_ERL_ARGS"] += f" {SMALL}"
         return environment
-
-
-def reserved(port: int) -> socket.socket:
-    """Nobody who looks for a free port takes this one while its node is down; the node itself
-    binds it all the same."""
-    holder = socket.socket()
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    holder.bind((HOST, port))
-    return holder

@@ -29,6 +29,8 @@ class DatabaseServer(PrivateServer):
         self._server = server
         self._client = client
         self._installer = installer
+        # From the next start on, beside those it has anyway.
+        self.options: tuple[str, ...] = ()
         # From the next start on it offers TLS with this one, beside plain text.
         self.certificate: ServerCertificate | None = None
 
@@ -115,6 +117,7 @@ class DatabaseServer(PrivateServer):
             "--innodb-buffer-pool-size=64M",
             "--loose-mysqlx=OFF",
             *self._tls_options(),
+            *self.options,
         ]
         return Process(
             self._place.command(*words), {"HOME": self._inside("")}, self.folder / "server.log"

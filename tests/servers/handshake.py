@@ -12,10 +12,10 @@ MYSQL_PROTOCOL = b"\x0a"
 VERSION_FIELD = b"\x07versionS"
 
 
-def mysql_version(host: str, port: int) -> str | None:
+def mysql_version(host: str, port: int, seconds: float = SECONDS) -> str | None:
     """Packet: length (3 bytes), number, protocol (10), version, NUL."""
     try:
-        with socket.create_connection((host, port), SECONDS) as link:
+        with socket.create_connection((host, port), seconds) as link:
             header = _read(link, 4)
             greeting = _read(link, int.from_bytes(header[:3], "little"))
     except OSError:
@@ -26,10 +26,10 @@ def mysql_version(host: str, port: int) -> str | None:
     return version.removeprefix("5.5.5-")  # MariaDB puts this before its own
 
 
-def rabbitmq_version(host: str, port: int) -> str | None:
+def rabbitmq_version(host: str, port: int, seconds: float = SECONDS) -> str | None:
     """Frame: type, channel (2 bytes), length (4 bytes), here Connection.Start."""
     try:
-        with socket.create_connection((host, port), SECONDS) as link:
+        with socket.create_connection((host, port), seconds) as link:
             link.sendall(AMQP_0_9_1)
             header = _read(link, 7)
             start = _read(link, int.from_bytes(header[3:7], "big"))

@@ -30,7 +30,7 @@ set -e
 for folder in proc sys dev; do mount --rbind "/$folder" "$1/$folder"; done
 exec chroot "$@"
 """
-COMMAND_SECONDS = 120.0
+COMMAND_SECONDS = 300.0
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,16 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from random import SystemRandom
 
 from .place import clean_environment
 
-STOP_SECONDS = 30.0
+STOP_SECONDS = 120.0
 # Below the range from which systems pick the ports of outgoing connections: nobody takes the port
 # of a server that is down for a moment. No well-known service lives here either.
 PORTS = range(28100, 32700)
+_holders: dict[int, socket.socket] = {}
 
 
 class Process:
@@ -72,16 +72,29 @@ def wait_until(predicate: Callable[[], bool], seconds: float, waiting_for: str) 
 
 
 def free_ports(count: int) -> list[int]:
-    """Different loopback ports on which nothing listens."""
+    """Different loopback ports on which nothing listens, and which no other run of tests gets.
+
+    Until they are given back, or this process ends, whether their server is up or down.
+    """
     ports: list[int] = []
-    with ExitStack() as held:
-        for port in SystemRandom().sample(PORTS, k=len(PORTS)):
-            candidate = held.enter_context(socket.socket())
-            try:
-                candidate.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            ports.append(port)
-            if len(ports) == count:
-                return ports
+    for port in SystemRandom().sample(PORTS, k=len(PORTS)):
+        holder = socket.socket()
+        try:
+            holder.bind(("127.0.0.1", port))
+        except OSError:
+            holder.close()
+            continue
+        # Servers set this too, and so they may bind beside a holder, which does not listen.
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _holders[port] = holder
+        ports.append(port)
+        if len(ports) == count:
+            return ports
+    give_back(*ports)
     raise OSError(f"not {count} free ports in {PORTS}")
+
+
+def give_back(*ports: int) -> None:
+    """Others may have these ports."""
+    for port in ports:
+        _holders.pop(port).close()

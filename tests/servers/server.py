@@ -13,7 +13,7 @@ from .process import Process, wait_until
 USER = "orders"
 PASSWORD = "orders-test-password"
 HOST = "127.0.0.1"
-START_SECONDS = 90.0
+START_SECONDS = 240.0
 LOG_LINES = 25
 
 

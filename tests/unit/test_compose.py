@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,24 @@ from service.topology import Topology
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = (ROOT / "compose.yml").read_text()
-SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE)["services"]
+FILE: dict[str, Any] = yaml.safe_load(COMPOSE)
+SERVICES: dict[str, dict[str, Any]] = FILE["services"]
 DEFINITIONS = json.loads((ROOT / "deploy/rabbitmq/definitions.json").read_text())
 RABBITMQ_CONF = (ROOT / "deploy/rabbitmq/rabbitmq.conf").read_text()
 ENV_EXAMPLE = (ROOT / ".env.example").read_text()
 
+SERVERS = ("db", "rabbitmq")
+JOBS = ("accounts", "migrate", "grants")
+LONG_RUNNING = sorted(set(SERVICES) - set(JOBS))
 # Variables that mean something without compose only: compose.yml has its own servers and names.
 NOT_IN_COMPOSE = {
     *("database_url", "db_tls", "db_tls_ca", "mq_url", "mq_tls", "mq_tls_ca"),
     *("incoming_order_queue", "outgoing_processed_queue", "outgoing_failed_queue", "dlq_queue"),
     *("events_exchange", "delivery_limit", "mq_management_url", "sqlite_path"),
+    # Files in /run/secrets.
+    *("db_password", "mq_password"),
 }
+UNITS = {"k": 10**3, "m": 10**6, "g": 10**9}
 
 
 @pytest.fixture
@@ -59,25 +67,63 @@ def test_every_port_is_published_on_loopback_only() -> None:
     assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
 
 
-def test_no_password_is_written_down_and_none_has_a_default() -> None:
-    asked_for = r"\$\{[A-Z_]+_PASSWORD:\?[^}]+\}"
+def size(text: str) -> int:
+    """Bytes of "512m", "600MB", "1g"; near enough for comparing."""
+    number, unit = re.fullmatch(r"(\d+)([kmg])b?", text.lower(), re.ASCII).groups()  # type: ignore[union-attr]
+    return int(number) * UNITS[unit]
+
+
+def secrets_of(name: str) -> dict[str, str]:
+    """A service's secrets: the file's name in /run/secrets, and the secret it holds."""
+    given = SERVICES[name].get("secrets", [])
+    long = [{"source": each, "target": each} if isinstance(each, str) else each for each in given]
+    return {each["target"]: each["source"] for each in long}
+
+
+def test_no_password_is_in_an_environment_a_configuration_or_a_definition() -> None:
     for service in SERVICES.values():
         for name, value in service.get("environment", {}).items():
-            if "PASS" in name or "SECRET" in name:
-                assert re.fullmatch(asked_for, value), name
-    for line in RABBITMQ_CONF.splitlines():
-        if ".password" in line:
-            assert re.search(r"= \$\([A-Z_]+_PASSWORD\)$", line), line
+            if name.endswith(("PASSWORD", "PASS", "SECRET")):
+                pytest.fail(f"{name} is a secret in an environment")
+            if name.endswith("_FILE"):
+                assert value.startswith("/run/secrets/"), name
+    assert "password" not in re.sub("(?m)^#.*", "", RABBITMQ_CONF)
     assert "users" not in DEFINITIONS
     assert "password" not in json.dumps(DEFINITIONS)
 
 
-def test_every_variable_of_the_compose_file_is_in_the_example_and_empty_there() -> None:
-    used = set(re.findall(r"(?<!\$)\$\{([A-Z_]+)", COMPOSE))
-    example = example_variables()
-    assert {"DB_PASSWORD", "MQ_PASSWORD"} <= used <= set(example)
-    set_there = dict(re.findall(r"^([A-Z_]+)=(.*)$", ENV_EXAMPLE, re.MULTILINE))
-    assert set_there == dict.fromkeys(used, "")
+def test_every_secret_is_a_file_that_the_script_makes_and_git_ignores() -> None:
+    made = re.findall(r"\b(?:db|mq)_\w*password\b", (ROOT / "deploy/make_secrets.sh").read_text())
+    assert FILE["secrets"] == {name: {"file": f"./secrets/{name}"} for name in sorted(made)}
+    assert "/secrets/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_each_service_sees_the_secrets_it_logs_in_with_and_no_other() -> None:
+    assert secrets_of("service") == {"db_password": "db_password", "mq_password": "mq_password"}
+    assert secrets_of("migrate") == {"db_password": "db_migrations_password"}
+    assert set(secrets_of("db")) == {"db_root_password"}
+    assert set(secrets_of("rabbitmq")) == {"mq_password", "mq_admin_password"}
+    for name in ("accounts", "grants"):
+        assert not [each for each in secrets_of(name) if each.startswith("mq_")]
+
+
+def test_the_secrets_are_made_once_and_closed_to_others(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    for _ in range(2):
+        subprocess.run([ROOT / "deploy/make_secrets.sh", folder], check=True, capture_output=True)
+        made = {each.name: each.read_text() for each in folder.iterdir()}
+        assert set(made) == set(FILE["secrets"])
+        (folder / "db_password").chmod(0o644)
+        (folder / "db_password").write_text("kept")
+    assert (folder / "db_password").read_text() == "kept"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert all(re.fullmatch("[0-9a-f]{48}", text) for text in made.values() if text != "kept")
+    assert len(set(made.values())) == len(made)
+
+
+def test_compose_asks_for_no_variable_and_the_example_sets_none() -> None:
+    assert re.findall(r"(?<!\$)\$\{?([A-Z_]+)", COMPOSE) == []
+    assert re.findall(r"^([A-Z_]+)=", ENV_EXAMPLE, re.MULTILINE) == []
 
 
 def test_the_example_names_every_setting_with_its_default(
@@ -94,7 +140,9 @@ def test_the_example_names_every_setting_with_its_default(
 def test_every_setting_reaches_the_service_in_compose_or_is_meant_not_to() -> None:
     given = {name.lower() for name in SERVICES["service"]["environment"]}
     assert given == set(Settings.model_fields) - NOT_IN_COMPOSE
-    assert SERVICES["migrate"]["environment"] == SERVICES["service"]["environment"]
+    shared = {"DB_HOST", "DB_PORT", "DB_NAME"}
+    service, migrate = (SERVICES[name]["environment"] for name in ("service", "migrate"))
+    assert {name: migrate[name] for name in shared} == {name: service[name] for name in shared}
 
 
 def test_the_images_are_the_pinned_ones() -> None:
@@ -102,32 +150,79 @@ def test_the_images_are_the_pinned_ones() -> None:
     assert images["db"] == "mysql:9.7"
     assert images["rabbitmq"] == "rabbitmq:4.3-management"
     assert images["migrate"] == images["service"]
+    assert images["accounts"] == images["grants"] == images["db"]
     assert [image for image in images.values() if not re.search(r":[\w.-]*\d|:local$", image)] == []
-    bases = re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    assert bases == ["python:3.13-slim"] * 2
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert "ARG BASE=python:3.13-slim\n" in dockerfile
+    assert re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE) == ["${BASE}"] * 2
 
 
 def test_the_start_is_ordered_by_health() -> None:
     assert SERVICES["service"]["depends_on"] == {
         "db": {"condition": "service_healthy"},
         "rabbitmq": {"condition": "service_healthy"},
-        "migrate": {"condition": "service_completed_successfully"},
+        "grants": {"condition": "service_completed_successfully"},
     }
-    assert SERVICES["migrate"]["depends_on"] == {"db": {"condition": "service_healthy"}}
-    assert "--protocol=tcp" in SERVICES["db"]["healthcheck"]["test"][1]
+    ended = {"condition": "service_completed_successfully"}
+    assert SERVICES["grants"]["depends_on"] == {"migrate": ended}
+    assert SERVICES["migrate"]["depends_on"] == {"accounts": ended}
+    assert SERVICES["accounts"]["depends_on"] == {"db": {"condition": "service_healthy"}}
+    assert "--protocol=tcp" in SERVICES["db"]["healthcheck"]["test"]
     assert "check_running" in SERVICES["rabbitmq"]["healthcheck"]["test"][1]
     assert SERVICES["migrate"]["healthcheck"] == {"disable": True}
-    assert "/health/ready" in (ROOT / "Dockerfile").read_text()
+    assert '"/app/healthcheck.py", "8000"' in (ROOT / "Dockerfile").read_text()
 
 
-@pytest.mark.parametrize("name", ["migrate", "service"])
-def test_our_image_runs_without_rights(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_everything_runs_without_rights_and_within_limits(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
+    assert not {"privileged", "cap_add"} & set(service)
+    # More cores than a machine has are refused there.
+    assert service["cpus"] == 1
+    assert size(service["mem_limit"]) <= UNITS["g"]
+    assert 0 < service["pids_limit"] <= 1000
+
+
+@pytest.mark.parametrize("name", ["migrate", "service"])
+def test_our_image_has_nothing_but_memory_to_write_to(name: str) -> None:
+    service = SERVICES[name]
     assert [path.split(":")[0] for path in service["tmpfs"]] == ["/tmp"]
-    assert not {"volumes", "privileged", "cap_add", "user"} & set(service)
+    assert not {"volumes", "user"} & set(service)
+    assert service["init"] is True
+
+
+def test_the_servers_are_never_root() -> None:
+    users = {name: SERVICES[name]["user"] for name in (*SERVERS, "accounts", "grants")}
+    assert users == dict.fromkeys(("db", "accounts", "grants"), "mysql") | {"rabbitmq": "rabbitmq"}
+
+
+def test_what_ends_is_started_again_and_what_is_done_is_not() -> None:
+    assert {SERVICES[name]["restart"] for name in LONG_RUNNING} == {"unless-stopped"}
+    assert {SERVICES[name]["restart"] for name in JOBS} == {"no"}
+
+
+def test_database_and_broker_do_not_see_each_other_and_the_database_not_the_outside() -> None:
+    networks = {name: set(each.get("networks", ())) for name, each in SERVICES.items()}
+    assert networks["service"] == {"database", "broker", "front"}
+    assert networks["db"] == networks["migrate"] == {"database"}
+    assert networks["rabbitmq"] == {"broker"}
+    assert not [
+        name
+        for name in networks
+        if name not in JOBS and "database" in networks[name] and name not in {"db", "service"}
+    ]
+    assert FILE["networks"]["database"] == {"internal": True}
+    assert "ports" not in SERVICES["db"]
+    for name in ("accounts", "grants"):
+        assert SERVICES[name]["network_mode"] == "none"
+
+
+def test_the_broker_holds_publishers_back_well_before_its_memory_ends() -> None:
+    (watermark,) = re.findall(r"^vm_memory_high_watermark.absolute = (\w+)$", RABBITMQ_CONF, re.M)
+    assert size(watermark) <= 0.6 * size(SERVICES["rabbitmq"]["mem_limit"])
 
 
 def test_the_service_gets_the_time_it_takes_to_drain() -> None:
@@ -144,19 +239,25 @@ def test_the_database_is_durable_and_reads_committed() -> None:
     } <= set(SERVICES["db"]["command"])
 
 
-def test_the_servers_know_the_users_that_the_service_logs_in_as() -> None:
-    service, database = SERVICES["service"]["environment"], SERVICES["db"]["environment"]
-    assert database["MYSQL_USER"] == service["DB_USER"]
-    assert database["MYSQL_PASSWORD"] == service["DB_PASSWORD"]
-    assert database["MYSQL_DATABASE"] == service["DB_NAME"]
-    assert f"default_users.{service['MQ_USER']}.password = $(MQ_PASSWORD)" in RABBITMQ_CONF
+def test_each_side_names_the_same_users_database_and_vhost() -> None:
+    service = SERVICES["service"]["environment"]
+    assert SERVICES["db"]["environment"]["MYSQL_DATABASE"] == service["DB_NAME"]
+    for name, file in (("service", "service_user"), ("migrate", "migrations_user")):
+        user = SERVICES[name]["environment"]["DB_USER"]
+        sql = (ROOT / f"deploy/database/{file}.sql").read_text()
+        assert set(re.findall(r"^GRANT .+ ON (\w+)\.\S+ TO '(\w+)'", sql, re.M)) == {
+            (service["DB_NAME"], user)
+        }
+        assert f"account {user} " in (ROOT / "deploy/database/users.sh").read_text()
+    start = (ROOT / "deploy/rabbitmq/start.sh").read_text()
+    rights = json.loads((ROOT / "deploy/rabbitmq/service_user.json").read_text())
+    assert f'"name": "{service["MQ_USER"]}"' in start
+    assert {each["user"] for each in rights["permissions"]} == {service["MQ_USER"]}
     assert {"name": service["MQ_VHOST"]} in DEFINITIONS["vhosts"]
-    read_by_the_broker = set(re.findall(r"\$\((\w+)\)", re.sub("(?m)^#.*", "", RABBITMQ_CONF)))
-    assert read_by_the_broker == set(SERVICES["rabbitmq"]["environment"])
 
 
 def test_every_mounted_file_is_there_and_every_volume_declared() -> None:
-    declared = set(yaml.safe_load(COMPOSE)["volumes"])
+    declared = set(FILE["volumes"])
     for service in SERVICES.values():
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]

@@ -1,8 +1,13 @@
 """Orders, outbox and dead letters.
 
+Makes what is missing: tables from before the version table, and those of an interrupted migration
+(MySQL commits each statement by itself), are taken over as they are.
+
 Revision: 0001
 Revises: nothing
 """
+
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 from alembic import op
@@ -28,9 +33,10 @@ def upgrade() -> None:
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.Column("updated_at", UtcDateTime(), nullable=False),
         sa.CheckConstraint("total_amount > 0", name="ck_orders_total_amount"),
+        if_not_exists=True,
     )
-    op.create_index("uq_orders_idempotency_key", "orders", ["idempotency_key"], unique=True)
-    op.create_index("ix_orders_created_at", "orders", ["created_at"])
+    _create_index("uq_orders_idempotency_key", "orders", ["idempotency_key"], unique=True)
+    _create_index("ix_orders_created_at", "orders", ["created_at"])
 
     op.create_table(
         "outbox",
@@ -58,10 +64,11 @@ def upgrade() -> None:
         sa.Column("created_at", UtcDateTime(), nullable=False, server_default=server_now()),
         sa.Column("published_at", UtcDateTime()),
         sa.Column("parked_at", UtcDateTime()),
+        if_not_exists=True,
     )
-    op.create_index("uq_outbox_event_id", "outbox", ["event_id"], unique=True)
-    op.create_index("ix_outbox_waiting", "outbox", ["published_at", "parked_at", "id"])
-    op.create_index(
+    _create_index("uq_outbox_event_id", "outbox", ["event_id"], unique=True)
+    _create_index("ix_outbox_waiting", "outbox", ["published_at", "parked_at", "id"])
+    _create_index(
         "ix_outbox_aggregate",
         "outbox",
         ["aggregate_id", "aggregate_type", "published_at", "id"],
@@ -81,12 +88,19 @@ def upgrade() -> None:
         sa.Column("properties", sa.JSON(), nullable=False),
         sa.Column("received_at", UtcDateTime(), nullable=False),
         sa.Column("redriven_at", UtcDateTime()),
+        if_not_exists=True,
     )
-    op.create_index(
+    _create_index(
         "uq_dead_letters_message", "dead_letters", ["message_digest", "occurrence"], unique=True
     )
-    op.create_index("ix_dead_letters_reason", "dead_letters", ["reason", "received_at"])
-    op.create_index("ix_dead_letters_order", "dead_letters", ["order_id"])
+    _create_index("ix_dead_letters_reason", "dead_letters", ["reason", "received_at"])
+    _create_index("ix_dead_letters_order", "dead_letters", ["order_id"])
+
+
+def _create_index(name: str, table: str, columns: Sequence[str], *, unique: bool = False) -> None:
+    there = {index["name"] for index in sa.inspect(op.get_bind()).get_indexes(table)}
+    if name not in there:
+        op.create_index(name, table, list(columns), unique=unique)
 
 
 def downgrade() -> None:

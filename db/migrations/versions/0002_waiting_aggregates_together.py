@@ -6,6 +6,7 @@ Revises: 0001
 
 from collections.abc import Sequence
 
+import sqlalchemy as sa
 from alembic import op
 
 revision = "0002"
@@ -25,6 +26,9 @@ def downgrade() -> None:
 
 
 def _replace(columns: Sequence[str]) -> None:
+    indexes = sa.inspect(op.get_bind()).get_indexes(TABLE)
+    if any(each["name"] == INDEX and each["column_names"] == columns for each in indexes):
+        return  # tables from before the version table
     if op.get_bind().dialect.name == "mysql":
         # One statement: services that run meanwhile name this index, and always find it.
         named = ", ".join(columns)

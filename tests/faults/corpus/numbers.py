@@ -108,8 +108,11 @@ def spellings(series: Series) -> Iterator[Case]:
 def quantities(series: Series) -> Iterator[Case]:
     for good in (1, 2, 99, 2**31 - 1, 2**31, 2**32, 2**53, 2**53 + 1, 2**63 - 1, 10**18):
         yield series.stored(f"{good}", series.order(items=[line(quantity=good)]))
+    for text in ("1.0", "1e0", "1e2", "2.0000", "20E-1", "9223372036854775807.0", "1e18"):
+        yield series.stored(text, series.order(items=[line(quantity=Verbatim(text))]))
     for text in (
-        *("0", "-0", "-1", f"-{D}", "1.0", "1.5", "1e0", "1e2", "1E-1", "0.5", "2.0000"),
+        *("0", "-0", "-0.0", "-1", f"-{D}", "1.5", "1E-1", "0.5", "1.0000000000000000001"),
+        *("9223372036854775807.5", "9223372036854775808.0", "1e19", "1e999999"),
         *(str(2**63), str(2**64), str(10**19), str(-(2**63)), "null", "true", "false", '"1"'),
         *('""', f'"{D}"', "[]", "[1]", "{}", '{"value":1}', '"1.0"', '" 1"', '"\u0661"'),
     ):

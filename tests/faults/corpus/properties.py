@@ -61,10 +61,6 @@ def content_encodings(series: Series) -> Iterator[Case]:
             "zstd",
             "deflate",
             "compress",
-            "identity",
-            "utf-8",
-            "UTF-8",
-            "utf8",
             "ascii",
         ),
         *(
@@ -87,6 +83,8 @@ def content_encodings(series: Series) -> Iterator[Case]:
         yield series.dead(f"{what}, on an order", body, UNSUPPORTED, properties=properties)
         poison = f"{{{CANARY}".encode() + body
         yield series.dead(f"{what}, on poison", poison, UNSUPPORTED, properties=properties)
+    for plain in ("identity", "Identity", "utf-8", "UTF-8", "utf8"):
+        yield from both(series, f"{plain}: none", {"content_encoding": amqp.short(plain)})
     large = body_of(series.order(note="x" * 262_144))
     encoding = {"content_encoding": amqp.short("gzip")}
     yield series.dead("gzip, over 256 KiB", large, UNSUPPORTED, properties=encoding)

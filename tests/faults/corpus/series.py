@@ -143,7 +143,7 @@ def order_of(fields: Fields) -> Stored:
         total_amount=Decimal(fields["totalAmount"]),
         idempotency_key=fields["idempotencyKey"],
         items=tuple(
-            Line(each["sku"], int(each["quantity"]), Decimal(each["unitPrice"]))
+            Line(each["sku"], int(Decimal(each["quantity"])), Decimal(each["unitPrice"]))
             for each in fields["items"]
         ),
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import combinations
 
 from tests.faults.corpus.case import CANARY, UNKNOWN, Case
-from tests.faults.corpus.series import Series, Verbatim, line, named
+from tests.faults.corpus.series import Fields, Series, Verbatim, line, named
 
 FIELDS = ("orderId", "userId", "totalAmount", "idempotencyKey", "items")
 LINE_FIELDS = ("sku", "quantity", "unitPrice")
@@ -126,6 +126,14 @@ def no_lines(series: Series) -> Iterator[Case]:
         yield series.no_order(f"{sku} as sku", fields)
     many = [line(quantity=0) for _ in range(2000)]
     yield series.no_order("2,000 lines, each of them wrong", series.order(items=many))
+    empty = Verbatim("[" + "{}," * 80_000 + "{}]")
+    yield series.no_order("80,001 empty lines", series.order(items=empty))
+    for count in (5001, 6000):
+        yield series.no_order(f"{count} lines", series.order(items=_short_lines(count)))
+
+
+def _short_lines(count: int) -> list[Fields]:
+    return [line(sku="a", unitPrice=1) for _ in range(count)]
 
 
 @named("lists of lines")
@@ -133,6 +141,7 @@ def lines(series: Series) -> Iterator[Case]:
     for count in (0, 1, 2, 100, 1000, 4000):
         each = [line(sku=str(number)) for number in range(count)]
         yield series.stored(f"{count} lines", series.order(items=each))
+    yield series.stored("5000 lines", series.order(items=_short_lines(5000)))
     yield series.stored("the same line twice", series.order(items=[line(), line()]))
     yield series.stored("an empty sku", series.order(items=[line(sku="")]))
     yield series.stored("a blank sku", series.order(items=[line(sku="  ")]))

@@ -10,7 +10,12 @@ from tests.faults.sabotage.scenes import (
     CLOCK_AHEAD,
     CUT_LINKS,
     KILLED,
+    LEFT_LINKS,
+    LOST_ANSWERS,
+    NARROW_UPLINK,
     NO_ROUTE,
+    REFUSED_COMMITS,
+    RETURNS,
     STALLED_RELAY,
     UNDER_LOAD,
     Scene,
@@ -90,7 +95,7 @@ SABOTAGES = (
                 '"message_id": event.event_id',
                 '"message_id": new_id()',
             ),
-            Edit("service/publishing.py", "import cloud_event,", "import new_id, cloud_event,"),
+            Edit("service/publishing.py", "OWN_HEADERS, cloud", "OWN_HEADERS, new_id, cloud"),
         ),
     ),
     Sabotage(
@@ -101,7 +106,7 @@ SABOTAGES = (
         (
             Edit(
                 "service/subscribers.py",
-                "await intake.submit(Refused(refusal, delivery))",
+                "return Refused(refusal.without_origin(), delivery)",
                 "raise RejectMessage(requeue=True) from refusal",
             ),
         ),
@@ -114,8 +119,11 @@ SABOTAGES = (
         (
             Edit(
                 "service/subscribers.py",
-                "await intake.submit(Refused(refusal_of(error), delivery, order_id))",
-                "assert order_id or error",
+                "                await submit(await _read(call_next, msg, delivery))\n",
+                "                read = await _read(call_next, msg, delivery)\n"
+                "                if isinstance(read, Candidate) or "
+                'read.refusal.reason != "INVALID_PAYLOAD":\n'
+                "                    await submit(read)\n",
             ),
         ),
     ),
@@ -207,7 +215,7 @@ SABOTAGES = (
         Invariant.NOTHING_WAITS,
         (
             Edit("db/engine.py", "asyncio.timeout(self.timeout_seconds)", "asyncio.timeout(None)"),
-            Edit("db/engine.py", "loop.time() + self.timeout_seconds", "loop.time() + 3600"),
+            Edit("db/engine.py", "seconds or self.timeout_seconds", "3600"),
         ),
     ),
     # With links that stand still, and then kill -9.
@@ -224,7 +232,7 @@ SABOTAGES = (
             ),
             Edit(
                 "service/acknowledging.py",
-                "await self._acknowledgements.acknowledge(self.msg)",
+                "await acknowledgements.acknowledge(received)",
                 "pass",
             ),
         ),
@@ -237,7 +245,8 @@ SABOTAGES = (
         (
             Edit(
                 "service/acknowledging.py",
-                "run = [message for message in finished if _tag(message) <= self._settled_to]",
+                "run = [message for message in finished "
+                "if message.delivery_tag <= self._settled_to]",
                 "run = list(finished)",
             ),
         ),
@@ -358,5 +367,83 @@ SABOTAGES = (
         STALLED_RELAY,
         BESIDE_A_STALLED_CLAIM,
         (Edit("db/engine.py", '"READ COMMITTED"', '"REPEATABLE READ"'),),
+    ),
+    # With links that the service has left.
+    Sabotage(
+        "old-link-used-again",
+        "a link whose closing was given up is started again instead of a new one",
+        LEFT_LINKS,
+        Invariant.NOTHING_WAITS,
+        (
+            Edit(
+                "service/broker.py",
+                "        link = self._forget()\n"
+                "        if link is not None:\n"
+                "            await link.end(within_seconds)\n",
+                "        self.consuming = False\n"
+                "        with contextlib.suppress(*LINK_FAILURES):\n"
+                "            if self._link is not None:\n"
+                "                async with asyncio.timeout(0.0):\n"
+                "                    await self._link.close()\n"
+                "        with contextlib.suppress(*LINK_FAILURES, ExceptionGroup):\n"
+                "            async with asyncio.timeout(0.0):\n"
+                "                await super().stop()\n",
+            ),
+        ),
+    ),
+    # With an uplink that is too narrow for a batch.
+    Sabotage(
+        "whole-batch-again",
+        "a batch that is not confirmed in time is given back whole, and comes again as it was",
+        NARROW_UPLINK,
+        Invariant.REPEATS_ARE_BOUNDED,
+        (
+            Edit("service/relay.py", "MAX_ROUND_BYTES = 1024 * 1024", "MAX_ROUND_BYTES = 2**40"),
+            Edit("service/relay.py", "if error.timed_out:", "if False:"),
+            Edit("service/relay.py", "if not outcomes:", "if True:"),
+            Edit(
+                "service/publishing.py", "        yield progress\n", "        yield lambda: None\n"
+            ),
+        ),
+    ),
+    # With COMMITs that are not answered.
+    Sabotage(
+        "own-rows-unknown",
+        "what an unanswered COMMIT has stored is taken for another's, and left to its lease",
+        LOST_ANSWERS,
+        Invariant.NOTHING_WAITS,
+        (Edit("service/intake.py", "if plan.ours:", "if False:"),),
+    ),
+    # With COMMITs that are refused.
+    Sabotage(
+        "commit-refusal-blames",
+        "a database that refuses COMMITs is taken for one that refuses the message",
+        REFUSED_COMMITS,
+        Invariant.DEAD_LETTER_HAS_ITS_REASON,
+        (
+            Edit("service/intake.py", "if self._at_commit or isinstance(", "if isinstance("),
+            Edit("service/intake.py", "RIGHT_ERRORS | SERVER_ERRORS or", "RIGHT_ERRORS or"),
+        ),
+    ),
+    # With a topology that leads back what is published.
+    Sabotage(
+        "events-as-work",
+        "a returned event is treated as a new message",
+        RETURNS,
+        Invariant.ROWS_ARE_BOUNDED,
+        (
+            Edit(
+                "service/origin.py",
+                "return (kind, raw.message_id) if kind in {PROCESSED, FAILED} else None",
+                "return None",
+            ),
+        ),
+    ),
+    Sabotage(
+        "copies-as-new",
+        "a returned dead letter is treated as a new message",
+        RETURNS,
+        Invariant.ROWS_ARE_BOUNDED,
+        (Edit("service/plan.py", "    if not claimed:\n", "    if claimed or not claimed:\n"),),
     ),
 )

@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from tests.faults.framing import Moment
 from tests.faults.points import ProxiedLinks
-from tests.faults.producer import Producer
 from tests.faults.proxied_link import Action, Link
 from tests.faults.proxy import Trap
 from tests.faults.registry import Measurement
-from tests.faults.setting import INCOMING
 from tests.faults.stage import Stage
-from tests.faults.workload import Input, Kind, Mix, Workload
+from tests.faults.workload import Kind
 
 MET_SECONDS = 60.0
-AT_ONCE_PER_SECOND = 1000.0
-ONLY_NEW = Mix(duplicates=0, conflicts=0, poison=0, lookalikes=0)
-ONLY_POISON = replace(ONLY_NEW, poison=1)
-
-
-class OfKind(Workload):
-    """Inputs of one kind, new orders or poison."""
-
-    def __init__(self, seed: int, kind: Kind) -> None:
-        super().__init__(seed, ONLY_NEW if kind is Kind.NEW else ONLY_POISON)
-        self._wanted = kind
-
-    def next(self) -> Input:
-        while (found := super().next()).kind is not self._wanted:
-            pass
-        return found
 
 
 def anywhere(_: Link) -> bool:
@@ -48,7 +29,6 @@ class Play:
     links: ProxiedLinks
     measured: list[Measurement] = field(default_factory=list)
     _held: list[tuple[Moment, Trap]] = field(default_factory=list)
-    _seeds: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     # Load.
 
@@ -58,20 +38,7 @@ class Play:
         await self.stage.producer.produced_at_least(self.stage.producer.produced + count)
 
     async def send(self, kind: Kind, count: int = 1) -> None:
-        """At least so many of one kind, at once; returns when they are confirmed."""
-        producer = Producer(
-            self.stage.mq_url,
-            INCOMING,
-            OfKind(self.stage.options.seed + next(self._seeds), kind),
-            rate=AT_ONCE_PER_SECOND,
-            attempts=self.stage.journals.attempts,
-            confirmed=self.stage.journals.confirmed,
-        )
-        async with producer.running():
-            producer.resume()
-            await producer.produced_at_least(count)
-            producer.pause()
-            await producer.all_confirmed()
+        await self.stage.send(kind, count)
 
     # Links.
 

@@ -5,27 +5,33 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+from tests.faults.commit_faults import refuse
 from tests.faults.framing import Moment
 from tests.faults.interference import operators_channel
 from tests.faults.observer import EVERYTHING
 from tests.faults.observer import QUEUE as OBSERVER_QUEUE
 from tests.faults.proxied_link import Action, Link
-from tests.faults.sabotage.play import ONLY_NEW, Play
+from tests.faults.sabotage.play import Play
 from tests.faults.setting import EXCHANGE
-from tests.faults.workload import Kind, Mix
+from tests.faults.topology_faults import all_comes_back
+from tests.faults.workload import ONLY_NEW, Kind, Mix
 
 INTAKE_COMMIT, INTAKE_COMMITTED = Moment.INTAKE_COMMIT, Moment.INTAKE_COMMITTED
 CLAIM_COMMIT, CLAIM_COMMITTED = Moment.CLAIM_COMMIT, Moment.CLAIM_COMMITTED
 COMPLETION_COMMITTED = Moment.COMPLETION_COMMITTED
 PUBLISH, CONFIRM, ACK = Moment.PUBLISH, Moment.CONFIRM, Moment.ACK
 POLL_SECONDS = 0.05
-SETTLED_SECONDS = 60.0
+SETTLED_SECONDS = 150.0
+RETURNS_SECONDS = 8.0
 PROCESSED_QUEUE = "order_processed_queue"
 CLOCK_AHEAD = "CLOCK_AHEAD_SECONDS"
 """Read by a sabotaged process alone."""
+NARROW_BYTES_PER_SECOND = 540_000.0
+# Many times as long as it takes; after that it is widened, whatever was published.
+NARROW_SECONDS = 120.0
 BESIDE_A_STALLED_CLAIM = "orders-beside-a-stalled-claim"
 BESIDE_A_STALLED_CLAIM_SECONDS = 6.0
 
@@ -192,7 +198,106 @@ STALLED_RELAY = Scene(
 )
 """Of two relays one stands still: before it publishes, in its claim, and past its lease."""
 
-SCENES = (UNDER_LOAD, CUT_LINKS, KILLED, NO_ROUTE, STALLED_RELAY)
+
+async def _leave_links(play: Play) -> None:
+    """The consumer leaves its link with messages at hand, and the broker does not hear of it."""
+    await play.load(20)
+    left = play.arm(Moment.CLOSE, Action.DROP)
+    play.links.database.freeze()
+    await play.load(20)
+    await play.fired(left)
+    play.links.database.thaw()
+    await play.load(10)
+
+
+LEFT_LINKS = Scene(
+    "left-links",
+    _leave_links,
+    Mix(duplicates=0.05, conflicts=0.1, poison=0.05, lookalikes=0),
+    environment={
+        "OUTAGE_HOLD_SECONDS": "1",
+        "DB_TIMEOUT_SECONDS": "2",
+        "PUBLISH_TIMEOUT_SECONDS": "2",
+    },
+)
+"""The database stands still until the consumer leaves its link, and the close frame is lost."""
+
+
+async def _narrow_the_uplink(play: Play) -> None:
+    """Large messages are refused; to publish what comes of them takes longer than the deadline."""
+    await play.load(10)
+    play.links.broker.narrow(NARROW_BYTES_PER_SECOND)
+    await play.send(Kind.TOO_LARGE, 24)
+    play.stage.producer.pause()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(NARROW_SECONDS):
+            await _until_nothing_is_pending(play)
+    play.links.broker.narrow(None)
+    await play.load(10)
+
+
+NARROW_UPLINK = Scene(
+    "narrow-uplink",
+    _narrow_the_uplink,
+    ONLY_NEW,
+    rate=10,
+    environment={"PUBLISH_TIMEOUT_SECONDS": "2", "RELAY_LEASE_SECONDS": "60"},
+)
+"""The link to the broker passes half a megabyte per second, and 7 MB are to be published."""
+
+
+async def _lose_answers(play: Play) -> None:
+    await play.load(20)
+    for _ in range(3):
+        await play.strike(INTAKE_COMMITTED, Action.CUT, nth=2)
+    await play.load(10)
+
+
+LOST_ANSWERS = Scene(
+    "lost-answers",
+    _lose_answers,
+    ONLY_NEW,
+    environment={"RELAY_LEASE_SECONDS": "3600"},
+)
+"""COMMITs take effect and are not answered; the lease is longer than anybody waits."""
+
+
+async def _lead_events_back(play: Play) -> None:
+    """All that is published comes back for a while; what is refused then, again and again."""
+    await play.load(10)
+    async with all_comes_back(play.stage):
+        await play.load(30)
+        play.stage.producer.pause()
+        await asyncio.sleep(RETURNS_SECONDS)
+
+
+RETURNS = Scene(
+    "returns",
+    _lead_events_back,
+    Mix(duplicates=0.05, conflicts=0.1, poison=0.1, lookalikes=0),
+    environment={"PREFETCH_COUNT": "5"},
+)
+"""The incoming queue is bound to the events, and the dead-letter queue returns its messages."""
+
+
+async def _refuse_commits(play: Play) -> None:
+    """As often as a batch may fail before it is suspected; then what comes of it is committed."""
+    await play.load(20)
+    for _ in range(3):
+        await _until_all_is_decided(play)
+        refusing = asyncio.create_task(refuse(play.links, 3))
+        await play.send(Kind.NEW)
+        await refusing
+        await play.load(5)
+
+
+REFUSED_COMMITS = Scene("refused-commits", _refuse_commits, ONLY_NEW)
+"""The server refuses COMMITs, as with a full disk, and takes everything until then."""
+
+SCENES = (
+    *(UNDER_LOAD, CUT_LINKS, KILLED, NO_ROUTE, STALLED_RELAY, LEFT_LINKS),
+    *(NARROW_UPLINK, LOST_ANSWERS, REFUSED_COMMITS, RETURNS),
+)
 
 
 @asynccontextmanager

@@ -36,7 +36,7 @@ class LentBroker(GivenRabbit):
             yield cls(broker, list(names))
         finally:
             quoted = ", ".join(f'<<"{name}">>' for name in names)
-            broker.ctl("eval", f'[rabbit_vhost:delete(Name, <<"tests">>) || Name <- [{quoted}]].')
+            broker.evaluate(f'[rabbit_vhost:delete(Name, <<"tests">>) || Name <- [{quoted}]]')
 
     def create_vhost(self, name: str) -> str:
         self._real[name] = self._free.pop()

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from dataclasses import dataclass, field
+from typing import cast
 
+from aiormq.abc import AbstractChannel
 from faststream.exceptions import RejectMessage
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.acknowledging import Acknowledgements, Acknowledging
+from service.acknowledging import Acknowledgements, Acknowledging, Received
 
 
 @dataclass
@@ -28,46 +32,54 @@ class Channel:
     def __hash__(self) -> int:
         return id(self)
 
-    def deliver(self, count: int) -> list[Message]:
+    def deliver(self, count: int) -> list[Received]:
+        """A delivery of `count` messages, each without its body."""
         self.outstanding = set(range(1, count + 1))
-        return [Message(self, tag) for tag in range(1, count + 1)]
+        return [Received(cast("AbstractChannel", self), tag) for tag in range(1, count + 1)]
+
+    async def basic_ack(self, tag: int, multiple: bool) -> None:
+        await self.write()
+        self._answer(f"ack {'≤ ' if multiple else ''}{tag}")
+        acknowledged = {
+            each for each in self.outstanding if each == tag or (multiple and each < tag)
+        }
+        assert tag in acknowledged, "unknown tag: the broker ends the channel"
+        self.outstanding -= acknowledged
+
+    async def basic_nack(self, tag: int, multiple: bool, requeue: bool) -> None:
+        await self._hand_back("nack", tag, requeue)
+
+    async def basic_reject(self, tag: int, requeue: bool) -> None:
+        await self._hand_back("reject", tag, requeue)
+
+    async def _hand_back(self, how: str, tag: int, requeue: bool) -> None:
+        await self.write()
+        self._answer(f"{how} {tag} requeue={requeue}")
+        self.outstanding.remove(tag)
+        self.handed_back.add(tag)
+
+    def _answer(self, frame: str) -> None:
+        if self.closed:
+            raise RuntimeError("closed")
+        self.frames.append(frame)
 
 
 @dataclass
 class Message:
+    """What the client hands to a middleware."""
+
     of: Channel
     delivery_tag: int
+
+    @classmethod
+    def of_each(cls, channel: Channel, count: int) -> list[Message]:
+        return [cls(channel, each.delivery_tag) for each in channel.deliver(count)]
 
     @property
     def channel(self) -> Channel:
         if self.of.closed:
             raise RuntimeError("closed")
         return self.of
-
-    async def ack(self, multiple: bool = False) -> None:
-        await self.of.write()
-        there = self.channel
-        there.frames.append(f"ack {'≤ ' if multiple else ''}{self.delivery_tag}")
-        acknowledged = {
-            tag
-            for tag in there.outstanding
-            if tag == self.delivery_tag or (multiple and tag < self.delivery_tag)
-        }
-        assert self.delivery_tag in acknowledged, "unknown tag: the broker ends the channel"
-        there.outstanding -= acknowledged
-
-    async def nack(self, multiple: bool = False, requeue: bool = True) -> None:
-        await self.of.write()
-        self._hand_back("nack", requeue=requeue)
-
-    async def reject(self, requeue: bool = False) -> None:
-        await self.of.write()
-        self._hand_back("reject", requeue=requeue)
-
-    def _hand_back(self, how: str, *, requeue: bool) -> None:
-        self.channel.frames.append(f"{how} {self.delivery_tag} requeue={requeue}")
-        self.channel.outstanding.remove(self.delivery_tag)
-        self.channel.handed_back.add(self.delivery_tag)
 
 
 async def test_what_finishes_together_is_acknowledged_by_one_frame() -> None:
@@ -164,7 +176,7 @@ async def end(message: Message, error: BaseException | None) -> bool:
 
 async def test_how_a_handler_ended_decides_what_becomes_of_its_message() -> None:
     channel = Channel()
-    done, rejected, failed, cancelled = channel.deliver(4)
+    done, rejected, failed, cancelled = Message.of_each(channel, 4)
 
     assert await end(done, None) is False
     assert await end(rejected, RejectMessage(requeue=True)) is True
@@ -177,14 +189,14 @@ async def test_how_a_handler_ended_decides_what_becomes_of_its_message() -> None
 
 async def test_tags_of_a_new_channel_are_counted_anew() -> None:
     for channel in (Channel(), Channel()):
-        for message in channel.deliver(2):
+        for message in Message.of_each(channel, 2):
             await end(message, None)
         assert channel.frames == ["ack ≤ 1", "ack ≤ 2"]
 
 
 async def test_a_link_that_is_gone_is_no_error_the_message_comes_again() -> None:
     channel = Channel()
-    before, after = channel.deliver(2)
+    before, after = Message.of_each(channel, 2)
     middleware = Acknowledging(before, context=None)  # type: ignore[arg-type]
     await middleware.on_receive()
     channel.closed = True
@@ -192,3 +204,34 @@ async def test_a_link_that_is_gone_is_no_error_the_message_comes_again() -> None
     assert await middleware.after_processed() is False
     assert await end(after, None) is False
     assert channel.frames == []
+
+
+async def test_a_channel_that_is_gone_is_not_kept_by_what_was_left_to_acknowledge() -> None:
+    gone = []
+    for _ in range(20):
+        channel = Channel()
+        gone.append(weakref.ref(channel))
+        ending = [asyncio.create_task(end(each, None)) for each in Message.of_each(channel, 3)]
+        await asyncio.sleep(0)  # one gathers, and the others have left theirs to it
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
+    await asyncio.sleep(0)
+    del channel, ending, task
+    gc.collect()
+    assert sum(each() is not None for each in gone) <= 1
+
+
+async def test_an_answer_that_is_late_keeps_no_acknowledgement_waiting() -> None:
+    channel, acknowledgements = Channel(), Acknowledgements()
+    first, second = channel.deliver(2)
+    await acknowledgements.acknowledge(first)
+    answer = asyncio.Event()
+    asking = asyncio.create_task(acknowledgements.received_by_the_broker([1, 2], answer.wait))
+    await asyncio.sleep(0)
+
+    await acknowledgements.acknowledge(second)
+    answer.set()
+
+    assert channel.frames == ["ack ≤ 1", "ack ≤ 2"]
+    assert await asking == [1]  # the second was settled after the question

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from service.broker import ServiceBroker, _answer
 from service.settings import Settings
 from service.subscribers import incoming_queue
 from service.topology import Topology
+from tests.patience import PATIENCE_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,13 @@ async def test_who_is_told_to_end_while_asking_ends() -> None:
         await asking
 
 
+class AskedAlone:
+    """A link over which nothing is delivered."""
+
+    async def answered(self, question: Coroutine[Any, Any, Any], *, within_seconds: float) -> Any:
+        return await question
+
+
 @pytest.mark.parametrize("asked", ["the consumer's channel", "the topology"])
 async def test_a_link_that_is_lost_while_it_is_looked_after_is_told_as_the_loss_of_the_link(
     asked: str, monkeypatch: pytest.MonkeyPatch
@@ -46,12 +55,13 @@ async def test_a_link_that_is_lost_while_it_is_looked_after_is_told_as_the_loss_
         incoming=incoming_queue(topology),
         topology=topology,
         connect_timeout_seconds=1,
-        stop_timeout_seconds=1,
+        drain_seconds=1,
+        leave_seconds=1,
     )
 
     async def lost_meanwhile(*_: Any) -> Any:
         """Ends as the client ends whoever waits for an answer on a link that it loses."""
-        await broker._closed()
+        broker._lost.set()
         raise asyncio.CancelledError
 
     async def consumes() -> bool:
@@ -61,10 +71,10 @@ async def test_a_link_that_is_lost_while_it_is_looked_after_is_told_as_the_loss_
     monkeypatch.setattr(service.broker, "RESTORE_SECONDS", 0)
     if asked == "the topology":
         monkeypatch.setattr(broker, "_has_consumer", consumes)
-        monkeypatch.setattr(broker, "_connection", object())
+        monkeypatch.setattr(broker, "_link", AskedAlone())
         monkeypatch.setattr(broker, "_topology", type("", (), {"restore": lost_meanwhile}))
     else:
         monkeypatch.setattr(broker, "declare_queue", lost_meanwhile)
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         assert "lost" in await broker._until_lost(lambda: None)

@@ -13,11 +13,14 @@ from rich.console import Console
 
 from db.inspection import ClockOffset, ColumnCollation
 from db.schema import needed_version
+from service.app import Service
 from service.checking import Finding, Level, check_all, exit_code, render, rules
-from service.checking.management import check_bindings
+from service.checking.management import check_management, neighbours
 from service.settings import Settings
 from service.storage import migrate, open_database
+from service.telemetry import Action
 from service.topology import Topology
+from tests.harness import logged
 
 SAFE = {
     "innodb_flush_log_at_trx_commit": "1",
@@ -201,11 +204,18 @@ async def test_what_production_would_refuse_is_said_in_development() -> None:
 
 
 @contextmanager
-def management(cluster: str, bindings: object, status: int = 200) -> Iterator[str]:
+def management(
+    cluster: str, bindings: object, status: int = 200, **others: object
+) -> Iterator[str]:
+    """`others`: answers by the last part of their path; an empty list where not given."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            overview = self.path == "/api/overview"
-            body = json.dumps({"cluster_name": cluster} if overview else bindings).encode()
+            path = self.path.partition("/api/")[2]
+            known = {"overview": {"cluster_name": cluster}, **others}
+            name = path.partition("/")[0]
+            answer = bindings if name == "exchanges" else known.get(name, [])
+            body = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -229,7 +239,7 @@ async def bindings_at(url: str) -> list[Finding]:
         environment="development", mq_url="amqp://a:b@127.0.0.1/", mq_management_url=url
     )
     topology = Topology.of(settings)
-    return await check_bindings(settings, topology.exchange, topology.queues, CLUSTER)
+    return await check_management(settings, topology, topology.queues, CLUSTER)
 
 
 async def test_bindings_are_right_where_the_management_api_lists_them() -> None:
@@ -261,6 +271,90 @@ async def test_where_the_management_api_does_not_tell_bindings_are_unknown(
     assert finding.level is Level.UNKNOWN
     assert why in finding.found
     assert "binds its queues at every start" in finding.advice
+
+
+@pytest.mark.parametrize("pattern", ["order.*", "#", "*.failed", "order.#", "order.dead_letter"])
+async def test_an_incoming_queue_that_gets_the_events_back_is_wrong(pattern: str) -> None:
+    back = {"destination_type": "queue", "destination": "order_created_queue"}
+    with management(CLUSTER, [*ALL_BOUND, back | {"routing_key": pattern}]) as url:
+        findings = await bindings_at(url)
+    assert not_ok(findings) == {"binding order_created_queue": Level.WRONG}
+
+
+@pytest.mark.parametrize("pattern", ["order.created", "orders.*", "order", "*", "*.*.*"])
+async def test_a_binding_that_takes_no_event_is_somebodys_business(pattern: str) -> None:
+    more = {"destination_type": "queue", "destination": "order_created_queue"}
+    with management(CLUSTER, [*ALL_BOUND, more | {"routing_key": pattern}]) as url:
+        assert not_ok(await bindings_at(url)) == {}
+
+
+@pytest.mark.parametrize(
+    ("queue", "definition", "level", "said"),
+    [
+        ("order_created_queue", {"message-ttl": 60000}, Level.WRONG, "waits for 60 s"),
+        ("order_created_queue", {"max-length": 9, "overflow": "drop-head"}, Level.OK, ""),
+        ("order_created_queue", {"expires": 1000}, Level.WRONG, "deleted with its orders"),
+        ("order_dlq", {"max-length": 1000}, Level.WARNING, "beyond 1000 messages"),
+        (
+            "order_dlq",
+            {"dead-letter-exchange": "", "dead-letter-routing-key": "order_created_queue"},
+            Level.WARNING,
+            "decided anew",
+        ),
+        ("order_processed_queue", {"message-ttl": 1000}, Level.WARNING, "nobody reads for 1 s"),
+        ("order_processed_queue", {"queue-master-locator": "min-masters"}, Level.OK, ""),
+    ],
+)
+async def test_a_policy_is_judged_by_what_it_costs(
+    queue: str, definition: dict[str, object], level: Level, said: str
+) -> None:
+    arguments = {each.name: each.arguments for each in Topology.of(Settings()).queues}[queue]
+    found = {
+        "name": queue,
+        "policy": "theirs",
+        "arguments": arguments,
+        "effective_policy_definition": definition,
+    }
+    with management(CLUSTER, ALL_BOUND, queues=[found]) as url:
+        (finding,) = [each for each in await bindings_at(url) if each.name.startswith("policy")]
+    assert (finding.level, finding.name) == (level, f"policy of {queue}")
+    assert finding.found.startswith("theirs: ")
+    assert said in finding.advice
+
+
+def connection(name: str, vhost: str = "/") -> dict[str, str]:
+    return {"user_provided_name": name, "vhost": vhost}
+
+
+async def test_another_service_in_the_vhost_is_a_warning_that_names_its_database() -> None:
+    own = Settings(environment="development", mq_url="amqp://a:b@127.0.0.1/").database_name
+    there = [
+        connection(f"orders consumer of {own}"),
+        connection("orders consumer of db2:3306/order_db"),
+        connection("orders consumer of db3:3306/order_db", vhost="other"),
+        connection("orders relay"),
+        {"vhost": "/"},
+    ]
+    with management(CLUSTER, ALL_BOUND, connections=there) as url:
+        findings = await bindings_at(url)
+    (finding,) = [each for each in findings if each.name == "other services"]
+    assert finding.level is Level.WARNING
+    assert "db2:3306/order_db" in finding.found
+    settings = Settings(environment="development", mq_url="amqp://a:b@127.0.0.1/")
+    assert neighbours(settings, {"not": "a list"}) == []
+
+
+@pytest.mark.parametrize(("status", "found"), [(200, ["db2:3306/order_db"]), (401, [])])
+async def test_the_start_tells_of_another_service_where_somebody_tells_it(
+    status: int, found: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    there = [connection("orders consumer of db2:3306/order_db")]
+    with management(CLUSTER, ALL_BOUND, status, connections=there) as url:
+        settings = Settings(
+            environment="development", mq_url="amqp://a:b@127.0.0.1/", mq_management_url=url
+        )
+        await Service(settings)._tell_neighbours()
+    assert [each["database"] for each in logged(caplog, Action.NEIGHBOUR)] == found
 
 
 # How it reads.

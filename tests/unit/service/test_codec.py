@@ -201,12 +201,14 @@ def test_a_body_of_256_kib_is_read_and_one_byte_more_refused() -> None:
     assert refusal.details == "body: 262145 bytes, at most 262144 are read"
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "identity", "utf-8"])
-def test_any_content_encoding_is_refused_before_anything_is_read(encoding: str) -> None:
+@pytest.mark.parametrize("encoding", ["gzip", "base64", "utf-16", "identity, gzip", " "])
+def test_a_content_encoding_that_changes_the_bytes_is_refused_before_anything_is_read(
+    encoding: str,
+) -> None:
     assert refusal_of(b"{}", encoding).reason is FailureReason.UNSUPPORTED_ENCODING
 
 
-@pytest.mark.parametrize("encoding", [None, ""])
+@pytest.mark.parametrize("encoding", [None, "", "identity", "UTF-8", "utf-8", "utf8"])
 def test_an_absent_content_encoding_is_none(encoding: str | None) -> None:
     assert decode(b"{}", encoding) == {}
 

@@ -56,7 +56,7 @@ def test_an_order_row_has_the_content_exactly() -> None:
 
 
 def test_order_processed_is_published_as_the_contract_says() -> None:
-    row = EVENTS.processed(candidate(), NOW)
+    row = EVENTS.processed(candidate(), new_id(), NOW)
     assert json.loads(row["payload"]) == {
         "orderId": "order-101",
         "idempotencyKey": "unique-key-001",
@@ -69,7 +69,7 @@ def test_order_processed_is_published_as_the_contract_says() -> None:
 
 
 def test_an_event_is_a_cloud_event_and_the_same_one_each_time_it_is_published() -> None:
-    row = EVENTS.processed(candidate({"headers": {"traceparent": TRACE_PARENT}}), NOW)
+    row = EVENTS.processed(candidate({"headers": {"traceparent": TRACE_PARENT}}), new_id(), NOW)
     event_id = "019a2f4b-7c00-7b3e-9d52-6f0e5a1c8d47"
     published = properties_of(to_publish(row | {"event_id": event_id}))
     assert published["headers"] == {
@@ -90,20 +90,20 @@ def test_a_dead_letter_is_no_event_of_ours() -> None:
 
 def test_trace_and_correlation_travel_through() -> None:
     properties = {"headers": {"traceparent": TRACE_PARENT}, "correlation_id": "c-1"}
-    row = EVENTS.processed(candidate(properties), NOW)
+    row = EVENTS.processed(candidate(properties), new_id(), NOW)
     assert row["correlation_id"] == "c-1"
     assert row["headers"]["traceparent"] == TRACE_PARENT
 
 
 def test_an_event_without_a_correlation_starts_one() -> None:
-    row = EVENTS.processed(candidate(), NOW)
+    row = EVENTS.processed(candidate(), new_id(), NOW)
     assert row["correlation_id"] == row["event_id"]
 
 
 @pytest.mark.parametrize(("order_id", "named"), [(None, "UNKNOWN"), ("order-7", "order-7")])
 def test_order_failed_is_published_as_the_contract_says(order_id: str | None, named: str) -> None:
     each = refused(delivery(b"{"), order_id=order_id)
-    row = EVENTS.failed(each, new_id(), NOW)
+    row = EVENTS.failed(each, new_id(), new_id())
     assert json.loads(row["payload"]) == {
         "orderId": named,
         "reason": "INVALID_JSON",
@@ -114,14 +114,14 @@ def test_order_failed_is_published_as_the_contract_says(order_id: str | None, na
 
 def test_a_conflict_follows_the_events_of_its_order() -> None:
     conflict = refused(delivery(b"{}"), FailureReason.ORDER_ID_CONFLICT, "order-7")
-    row = EVENTS.failed(conflict, "letter", NOW)
+    row = EVENTS.failed(conflict, "letter", new_id())
     assert (row["aggregate_type"], row["aggregate_id"]) == ("order", "order-7")
 
 
 @pytest.mark.parametrize("order_id", [None, "order-7"])
 def test_an_invalid_message_waits_for_nobody(order_id: str | None) -> None:
     each = refused(delivery(b"{}"), FailureReason.INVALID_PAYLOAD, order_id)
-    row = EVENTS.failed(each, "letter", NOW)
+    row = EVENTS.failed(each, "letter", new_id())
     assert (row["aggregate_type"], row["aggregate_id"]) == ("failure", "letter")
 
 
@@ -134,6 +134,7 @@ def test_a_dead_letter_is_the_original_with_its_reason() -> None:
     assert row["headers"] == {
         "h": 1,
         "x-original-CC": ["x"],
+        "x-dead-letter-id": "letter",
         "x-failure-reason": "INVALID_JSON",
         "x-failure-details": "body: not JSON at line 1, column 1",
         "x-original-queue": "order_created_queue",
@@ -162,7 +163,7 @@ def test_the_row_of_a_dead_letter_has_everything_that_came() -> None:
 
 def test_details_fit_into_their_column() -> None:
     each = refused(delivery(b"{"), details="x" * 5000)
-    event = json.loads(EVENTS.failed(each, "letter", NOW)["payload"])
+    event = json.loads(EVENTS.failed(each, "letter", new_id())["payload"])
     headers = EVENTS.dead_letter(each, "letter", NOW)["headers"]
     row = dead_letter_row(each, "letter", b"", 1)
     for details in (event["errorDetails"], headers["x-failure-details"], row["details"]):

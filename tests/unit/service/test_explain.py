@@ -106,6 +106,24 @@ def test_a_trouble_without_a_cause_is_named_by_its_class() -> None:
     assert explain_database(error) == "OperationalError"
 
 
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (sqlite3.SQLITE_FULL, "its disk is full"),
+        (sqlite3.SQLITE_IOERR_WRITE, "its disk fails"),
+        (sqlite3.SQLITE_READONLY, "it is read-only"),
+        (sqlite3.SQLITE_CORRUPT, "it is damaged"),
+        (sqlite3.SQLITE_NOTADB, "it is no SQLite database"),
+        (sqlite3.SQLITE_BUSY, "another program holds its lock"),
+        (sqlite3.SQLITE_CANTOPEN, "it cannot be opened"),
+    ],
+)
+def test_what_ails_a_file_is_said_with_what_to_do(code: int, words: str) -> None:
+    error = sqlite3.OperationalError("x")
+    error.sqlite_errorcode = code
+    assert explain_database(from_the_driver(error)).startswith(words)
+
+
 def test_sqlite_is_quoted() -> None:
     error = from_the_driver(sqlite3.OperationalError("database or disk is full"))
     assert explain_database(error) == "SQLite says: database or disk is full"

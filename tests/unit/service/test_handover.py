@@ -8,6 +8,7 @@ import pytest
 from service.handover import Handover, Lease
 from service.publishing import Confirmed
 from tests.factories import claimed_event
+from tests.patience import PATIENCE_SECONDS
 
 
 def handover(*, capacity: int = 10) -> Handover:
@@ -71,12 +72,12 @@ async def test_waiting_ends_with_news_of_either_kind_and_with_the_end() -> None:
         await asyncio.sleep(0)
         assert not waiting.done()
         news()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await waiting
 
 
 async def test_waiting_ends_without_news_after_the_time_given() -> None:
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await handover().wait(0.01)
 
 
@@ -130,7 +131,7 @@ async def test_resting_wakes_the_relay_where_something_is_left_to_write() -> Non
     with there.taking_along():
         there.leave(published(), there.token)
     there.rest()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await waiting
 
 
@@ -144,18 +145,18 @@ async def test_intake_waits_for_room_while_the_relay_keeps_up_and_not_for_ever(
     await asyncio.sleep(0)
     assert not waiting.done()
     there.take(1)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await waiting
 
     there.give([claimed_event()], leased(there))
     monkeypatch.setattr("service.handover.LONGEST_WAIT_SECONDS", 0.01)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await there.room()
     monkeypatch.setattr("service.handover.LONGEST_WAIT_SECONDS", 60)
     waiting = asyncio.create_task(there.room())
     await asyncio.sleep(0)
     assert not waiting.done()
     there.close()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await waiting
         await there.room()

@@ -13,6 +13,7 @@ from service.handover import Handover
 from service.intake import Intake
 from service.orders import Refused
 from service.publishing import InProcessPublisher
+from service.recorded import Recorded
 from service.settings import Settings
 from service.telemetry import Metrics
 from service.topology import Topology
@@ -35,6 +36,7 @@ def intake_of(database: Database) -> Intake:
         Metrics(),
         batch_size=10,
         handover=Handover(capacity=1, lease_seconds=60),
+        recorded=Recorded(database),
         large=InProcessPublisher(None),  # type: ignore[arg-type]
     )
 

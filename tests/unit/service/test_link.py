@@ -12,7 +12,7 @@ from service.checking import Level
 from service.checking.broker import check_broker
 from service.errors import BrokerAwayError
 from service.publishing import ConfirmingPublisher
-from service.sending import send
+from service.sending import Sent, send
 from service.settings import Settings
 from service.topology import Topology
 from tests.factories import claimed_event, order_created_json
@@ -41,7 +41,6 @@ async def test_the_relay_waits_for_the_broker(settings: Settings) -> None:
         Topology.of(settings),
         tls=None,
         connect_timeout_seconds=2,
-        heartbeat_seconds=10,
         publish_timeout_seconds=3,
     )
 
@@ -58,4 +57,4 @@ async def test_a_check_finds_the_broker_away(settings: Settings) -> None:
 
 async def test_what_sends_orders_says_that_the_broker_is_away(settings: Settings) -> None:
     with pytest.raises(BrokerAwayError):
-        await send(settings, [order_created_json()], progress=lambda _: None)
+        await send(settings, iter([(1, order_created_json())]), Sent(), progress=lambda: None)

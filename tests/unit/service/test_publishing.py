@@ -15,6 +15,8 @@ from tests.factories import claimed_event
 class Channel:
     """Encodes as the client library does, and confirms everything."""
 
+    max_content_size = 131_064
+
     async def basic_publish(self, _: bytes, *, properties: Any, **__: Any) -> None:
         pamqp.encode.short_string(properties.correlation_id)
 
@@ -25,7 +27,6 @@ def publisher_on(channel: Any, monkeypatch: pytest.MonkeyPatch) -> ConfirmingPub
         Topology.of(Settings()),
         tls=None,
         connect_timeout_seconds=1,
-        heartbeat_seconds=10,
         publish_timeout_seconds=1,
     )
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import logging
+import sys
 from typing import Any
 
 import pytest
+from faststream.rabbit import RabbitBroker, TestRabbitBroker
 from pydantic import TypeAdapter, ValidationError
 
+from service.acknowledging import AtHand
 from service.codec import decode
-from service.contracts import FailureReason, OrderCreated
+from service.contracts import MAX_ITEMS, FailureReason, OrderCreated
 from service.errors import Refusal
-from service.subscribers import MAX_NAMED_FAULTS, readable_order_id, refusal_of
-from tests.factories import order_created_fields
+from service.orders import Candidate, Refused
+from service.plan import Outcome, Repeated
+from service.subscribers import MAX_NAMED_FAULTS, make_router, readable_order_id, refusal_of
+from service.topology import Topology
+from tests.factories import order_created, order_created_fields
+from tests.harness import settings_for
 
 CANARY = "c4nary-7f3a"
 
@@ -67,10 +76,68 @@ def test_a_body_that_is_no_object_is_named_as_such(body: Any) -> None:
 
 
 def test_of_many_faults_the_first_are_named_and_the_rest_are_counted() -> None:
-    refusal = refusal_for(order_created_fields(items=[item(quantity=0)] * 1000))
-    assert refusal.details.count("quantity") == MAX_NAMED_FAULTS
-    assert refusal.details.endswith("; and 995 more")
+    refusal = refusal_for({"items": [{}]})
+    assert refusal.details.count("Field required") == MAX_NAMED_FAULTS
+    assert refusal.details.endswith("; and 2 more")
     assert len(refusal.details) < 1000
+
+
+def test_of_the_items_the_first_faulty_one_is_named_and_the_rest_are_not_read() -> None:
+    items = [item(), item(quantity=0), item(sku=None), *[{}] * 1000]
+    refusal = refusal_for(order_created_fields(items=items))
+    assert refusal.details == "items[1].quantity: Input should be greater than or equal to 1"
+
+
+def test_of_too_many_items_none_is_validated() -> None:
+    items = [item()] * MAX_ITEMS
+    assert len(order_created(items=items).items) == MAX_ITEMS
+    refusal = refusal_for(order_created_fields(items=[{}, *items]))
+    assert refusal.details == "items: Array should have at most 5000 items"
+
+
+def errors_alive() -> list[BaseException]:
+    """Of those that a message can cause, and that the collector looks at."""
+    kinds = (ValidationError, Refusal, json.JSONDecodeError, UnicodeError, RecursionError)
+    alive = [each for each in gc.get_objects() if isinstance(each, kinds)]
+    return [each for each in alive if each.__traceback__ or each.__context__]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        json.dumps(order_created_fields(items=[{}] * 10)).encode(),
+        b"[" * 10,
+        b'"\xff"',
+        b'{"a":1,"a":1}',
+        b"[" * 10_000,
+        b'"' + b"a" * 300_000 + b'"',
+    ],
+)
+async def test_while_a_refused_message_is_stored_nothing_of_its_error_is_alive(body: bytes) -> None:
+    alive: list[BaseException] = []
+
+    async def store(subject: Candidate | Refused) -> Outcome:
+        await asyncio.sleep(0)
+        assert isinstance(subject, Refused)
+        assert sys.exc_info() == (None, None, None)
+        alive.extend(errors_alive())
+        return Repeated("", subject.delivery.received_at)
+
+    broker = RabbitBroker()
+    topology = Topology.of(settings_for())
+    broker.include_router(make_router(topology, store, AtHand(), prefetch_count=1))
+    async with TestRabbitBroker(broker):
+        await broker.publish(body, topology.incoming.name)  # what is made once is made by now
+        alive.clear()
+        gc.collect()
+        gc.freeze()  # what is there by now is not looked at
+        gc.disable()
+        try:
+            await broker.publish(body, topology.incoming.name)
+        finally:
+            gc.enable()
+            gc.unfreeze()
+    assert alive == []
 
 
 def _poisoned() -> list[Any]:
@@ -124,4 +191,4 @@ def test_no_value_and_no_unknown_name_is_in_the_details_or_in_a_log(
     ],
 )
 def test_an_order_id_is_named_where_it_is_valid_by_itself(body: Any, order_id: str | None) -> None:
-    assert readable_order_id(json.dumps(body).encode()) == order_id
+    assert readable_order_id(body) == order_id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from service.settings import Settings
-from service.topology import Mismatch, Topology
+from service.topology import Topology
 
 TOPOLOGY = Topology.of(Settings())
 
@@ -58,17 +58,3 @@ def test_a_crash_loop_is_moved_aside_and_nothing_is_lost_on_the_way() -> None:
 def test_no_outgoing_queue_drops_or_limits_anything() -> None:
     for queue in (TOPOLOGY.processed, TOPOLOGY.failed, TOPOLOGY.dead_letters):
         assert queue.arguments == {"x-queue-type": "quorum"}
-
-
-def test_a_classic_queue_is_said_to_lack_replication() -> None:
-    difference = "inequivalent arg 'x-queue-type': received 'quorum' but current is 'classic'"
-    lost = TOPOLOGY.what_is_lost(Mismatch("order_dlq", difference, quorum=False))
-    assert "not replicated" in lost
-    assert "each time" not in lost
-
-
-def test_an_incoming_queue_of_others_is_said_to_keep_crash_loops() -> None:
-    difference = "inequivalent arg 'x-delivery-limit'"
-    lost = TOPOLOGY.what_is_lost(Mismatch("order_created_queue", difference, quorum=True))
-    assert "after 20 deliveries" in lost
-    assert "not replicated" not in lost

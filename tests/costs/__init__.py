@@ -1,0 +1,1 @@
+"""A search for messages that cost more than their size: in CPU, and in memory."""
