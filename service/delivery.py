@@ -21,6 +21,9 @@ from service.origin import ORIGINAL_ENCODING
 # memory.
 MAX_STORED_BYTES = 1024 * 1024
 
+# Names, numbers and the texts of the contract's fields, of which none is longer than 255 letters.
+REST_OF_STATEMENT_BYTES = 8 * 1024
+
 # All headers of a message share one frame (128 KiB at most by default) with its other properties.
 MAX_HEADER_BYTES = 96 * 1024
 HEADERS_TOO_LARGE = "kept in the database only: too large"
@@ -98,6 +101,11 @@ class Delivery:
         """What it adds to a statement at most, by half: a byte of a body takes two there."""
         body = len(self.body) if self.storable else 0
         return body + HEADER_WEIGHT * getattr(self.raw.headers, "wire_bytes", 0)
+
+    @property
+    def statement_bytes(self) -> int:
+        """How large a statement that stores it may become: twice the above, and the rest of it."""
+        return 2 * self.bytes_to_store + REST_OF_STATEMENT_BYTES
 
     def digest(self) -> bytes:
         """SHA-256 of the body and the sender's properties: 32 bytes, the same when redelivered."""

@@ -35,6 +35,7 @@ from db.failures import (
     classify,
     error_number,
     file_error,
+    link_lost,
 )
 from db.outbox import ClaimedEvent
 from service.completing import Completed, complete, tell_published
@@ -64,7 +65,7 @@ from service.plan import (
 from service.publishing import Confirmed, Publisher
 from service.recorded import Recorded
 from service.retry import delay_after
-from service.storage import takes_writes
+from service.storage import largest_packet, takes_writes
 from service.telemetry import Action, Metrics, log
 
 # As for one body (service.delivery): a statement holds bodies and headers of a whole batch.
@@ -359,6 +360,8 @@ class Intake:
 
         What the database will not take becomes a dead letter, and that failing, a shortened one.
         A message that meets a defect of ours is left to the broker: the next release may have none.
+        So is one under which the link breaks again and again, unless no packet is large enough for
+        it: somebody may be ending our sessions, and none of that is in the message.
         """
         if len(batch) > 1:
             for entry in batch:
@@ -367,7 +370,8 @@ class Intake:
         (entry,) = batch
         if entry.waiter.done():
             return
-        less = None if defect else refused_by_database(entry.subject, error)
+        blameless = defect or (link_lost(error) and await self._fits_a_packet(entry))
+        less = None if blameless else refused_by_database(entry.subject, error)
         if less is not None:
             entry.subject = less
             await self._take_in([entry])
@@ -375,6 +379,14 @@ class Intake:
         refused = StorageRefusedError("the database will not take this message")
         refused.__cause__ = error
         entry.waiter.set_exception(refused)
+
+    async def _fits_a_packet(self, entry: Entry) -> bool:
+        """Whether the server takes statements of this size; True where it cannot be asked."""
+        try:
+            largest = await largest_packet(self._database)
+        except (SQLAlchemyError, TimeoutError, OSError):
+            return True
+        return entry.subject.delivery.statement_bytes <= largest
 
     def _give_back(self, batch: Sequence[Entry], error: Exception) -> None:
         """Fail everything that waits: the broker keeps it, and it comes again."""

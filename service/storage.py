@@ -162,6 +162,16 @@ async def takes_writes(database: Database) -> bool:
     return True
 
 
+async def largest_packet(database: Database) -> int:
+    """The size in bytes of the largest statement that the server takes. It cuts the link over more.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError, TimeoutError, OSError: the database is away, or a file.
+    """
+    async with database.reading() as connection:
+        return int(await connection.scalar(text("SELECT @@SESSION.max_allowed_packet")) or 0)
+
+
 async def try_writing(database: Database) -> None:
     """Write what intake writes, and take it back.
 

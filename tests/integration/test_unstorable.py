@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +33,7 @@ from tests.servers import AnyDatabase, GivenDatabase
 
 REFUSED_USER = "never"
 PACKET_BYTES = 128 * 1024
+KILLED_SESSIONS = 8
 
 
 def refused_order(number: int = 1, **fields: Any) -> bytes:
@@ -109,6 +111,35 @@ async def test_a_body_that_fits_no_packet_is_recorded_without_it_and_passed_on_a
     (letter,) = await rows(database, DeadLetter)
     assert (letter.reason, letter.body, letter.headers) == (reason, b"", {})
     assert letter.dead_letter_id == copy.message_id
+    assert len(await rows(database, Order)) == 3
+
+
+async def test_a_message_whose_sessions_are_killed_again_and_again_is_not_to_blame(
+    settings: Settings,
+    database: Database,
+    database_server: AnyDatabase,
+    wire: Wire,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More often in a row than a batch is tried before its entries are tried alone."""
+    killed = 0
+
+    async def under_fire(connection: Any, batch: Any, *arguments: Any, **options: Any) -> Any:
+        nonlocal killed
+        plan = await plan_batch(connection, batch, *arguments, **options)
+        if killed < KILLED_SESSIONS and any(b"o-1" in e.subject.delivery.body for e in batch):
+            killed += 1
+            session = await connection.scalar(text("SELECT CONNECTION_ID()"))
+            await asyncio.to_thread(database_server.execute, f"KILL {session}")
+        return plan
+
+    monkeypatch.setattr(service.intake, "plan_batch", under_fire)
+    monkeypatch.setattr(subscribers, "FIRST_PAUSE_SECONDS", 0.0)
+    async with running(settings):
+        await send(wire, range(3))
+        await eventually(lambda: all_published(database, 3))
+    assert killed == KILLED_SESSIONS
+    assert await rows(database, DeadLetter) == []
     assert len(await rows(database, Order)) == 3
 
 
