@@ -85,14 +85,14 @@ MESSAGES = {
         operation="Process an order, once in effect, however often it is delivered.",
         summary="An order was placed somewhere.",
         text=(
-            "Strict UTF-8 JSON of at most 256 KiB and 32 levels, no content-encoding, no duplicate "
+            "Strict UTF-8 JSON of at most 256 KiB and 32 levels, not compressed, no duplicate "
             "keys, no NaN or Infinity. Send it as often as you like: the `idempotencyKey` makes "
             "it count once."
         ),
         properties={
             "message_id": "Optional. Yours; goes on as the correlation id if there is no other.",
             "correlation_id": "Optional. Comes back on the event.",
-            "content_encoding": "Must be absent.",
+            "content_encoding": "Absent, `identity`, or a name of UTF-8.",
             "reply_to": "Ignored.",
         },
         headers=OrderCreatedHeaders,

@@ -186,20 +186,18 @@ async def test_an_event_with_another_body_under_the_same_id_is_recorded_too(
 async def test_a_dead_letter_whose_row_is_deleted_while_it_is_decided_is_recorded_anew(
     settings: Settings, database: Database, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find_returned = dead_letters.find_returned
+    count_attempts = dead_letters.count_attempts
 
-    async def deleted_then(*arguments: Any) -> Any:
-        known = await find_returned(*arguments)
-        if known:
-            async with database.transaction() as connection:
-                await connection.execute(delete(DeadLetter))
-        return known
+    async def deleted_first(*arguments: Any) -> None:
+        async with database.transaction() as connection:
+            await connection.execute(delete(DeadLetter))
+        await count_attempts(*arguments)
 
     async with running(settings):
         await wire.listen(DLQ)
         await wire.send(INVALID)
         (copy,) = await wire.hear(DLQ, 1)
-        monkeypatch.setattr(dead_letters, "find_returned", deleted_then)
+        monkeypatch.setattr(dead_letters, "count_attempts", deleted_first)
         await move(wire, copy)
         await wire.hear(DLQ, 2)
         (letter,) = await the_letters(database)
