@@ -22,8 +22,8 @@ DATA_ERRORS |= {3140, 3141, 3150, 3151, 3157, 3819, 4025}
 SERVER_ERRORS = frozenset({1317, 1969, 3024})  # interrupted; max_statement_time; max_execution_time
 SERVER_ERRORS |= {1021, 1026, 1041, 1037, 1114, 1180, 1206, 3100, 3101}  # disk, memory, commit
 SERVER_ERRORS |= {1040, 1053, 1203, 1226, 1927, 3159, 4031}  # connections, limits, shutdown
-# What the driver says where the link is gone: in between, or while it waited for an answer.
-LINK_ERRORS = frozenset({2006, 2013, 2055})
+# The client library's own: https://dev.mysql.com/doc/mysql-errors/en/client-error-reference.html
+CLIENT_ERRORS = range(2000, 3000)
 # Read-only: a replica, a primary that was switched, a global read lock.
 READ_ONLY_ERRORS = frozenset({1223, 1290, 1792, 1836})
 SERVER_ERRORS |= READ_ONLY_ERRORS | {3098}  # a table that the replication refuses
@@ -67,9 +67,10 @@ def classify(error: Exception) -> Failure:
 
 
 def link_lost(error: BaseException) -> bool:
-    """Whether the link broke, which says nothing of what was sent over it."""
+    """Whether the connection failed, which says nothing about what was sent over it."""
     number = error_number(error)
-    return isinstance(error, OSError) or number in LINK_ERRORS
+    broken = isinstance(error, DBAPIError) and error.connection_invalidated
+    return broken or isinstance(error, OSError) or number in CLIENT_ERRORS
 
 
 def error_number(error: BaseException) -> int | None:

@@ -116,7 +116,8 @@ class Intake:
         self._later: dict[Entry, asyncio.TimerHandle] = {}
         self._arrived = asyncio.Event()
         self._abandoned = asyncio.Event()
-        self._at_commit = False
+        self._storing = False
+        """Whether the transaction runs statements: past the login, and before its commit."""
         self.batch_in_hand = False
         self.attempts = 0
         """Transactions that were begun so far: grows while a batch in hand makes progress."""
@@ -235,7 +236,7 @@ class Intake:
         """
         started = time.perf_counter()
         self.attempts += 1
-        self._at_commit = False
+        self._storing = False
         # Of a commit whose outcome is unknown nothing is known to hand over, and a batch that was
         # refused once goes alone.
         lease = self._handover.lease() if first_attempt else None
@@ -246,6 +247,7 @@ class Intake:
         )
         with taking_along as published:
             async with self._database.transaction() as connection:
+                self._storing = True
                 if published:
                     ids = [each.event.event_id for each in published]
                     completed = await complete(connection, ids, token=self._handover.token)
@@ -263,7 +265,7 @@ class Intake:
                     await outbox.add_events(connection, plan.events)
                 if plan.ours:
                     await outbox.release(connection, plan.ours, token=self._handover.token)
-                self._at_commit = True
+                self._storing = False
         self._metrics.commit_seconds.observe(time.perf_counter() - started)
         self._metrics.batch_size.observe(len(batch))
         if published:
@@ -344,10 +346,11 @@ class Intake:
     async def _is_to_blame(self, attempt: int, error: Exception) -> bool:
         """Whether a batch fails again and again on a database that takes other writes.
 
-        Not where its COMMIT failed, which names no row; nor where it waited for another's lock, the
-        user lacks a right, or the server speaks of itself: none of that is in the message.
+        Not where its login or its COMMIT failed, which name no row; nor where it waited for
+        another's lock, the user lacks a right, or the server speaks of itself: none of that is in
+        the message.
         """
-        if self._at_commit or isinstance(error, TimeoutError) or classify(error) is Failure.RACE:
+        if not self._storing or isinstance(error, TimeoutError) or classify(error) is Failure.RACE:
             return False
         if error_number(error) in RIGHT_ERRORS | SERVER_ERRORS or file_error(error) is not None:
             return False

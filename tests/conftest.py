@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,6 +15,11 @@ pytest_plugins = ["tests.servers.conftest_fixtures"]
 # Every Settings reads the certificates that it would trust. No test trusts a public authority, and
 # reading the system's takes a tenth of a second each time.
 os.environ["SSL_CERT_FILE"] = os.devnull
+
+# A background job of a shell ignores Ctrl-C, and so does all that it starts. Tests that interrupt a
+# process of ours would wait for it in vain.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "steady",

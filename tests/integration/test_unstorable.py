@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
+import pymysql
 import pytest
 from sqlalchemy import text
 
+import db.engine
 import service.intake
 from db.engine import Database
 from db.models import DeadLetter, Order
@@ -34,6 +36,7 @@ from tests.servers import AnyDatabase, GivenDatabase
 REFUSED_USER = "never"
 PACKET_BYTES = 128 * 1024
 KILLED_SESSIONS = 8
+FAILED_CONNECTIONS = 12
 
 
 def refused_order(number: int = 1, **fields: Any) -> bytes:
@@ -141,6 +144,39 @@ async def test_a_message_whose_sessions_are_killed_again_and_again_is_not_to_bla
     assert killed == KILLED_SESSIONS
     assert await rows(database, DeadLetter) == []
     assert len(await rows(database, Order)) == 3
+
+
+@pytest.mark.parametrize("number", [1045, 2003, 2026])
+async def test_a_message_whose_connections_fail_again_and_again_is_not_to_blame(
+    settings: Settings,
+    database: Database,
+    wire: Wire,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    """While others connect and write: the server is at its limit, or one of several is wrong."""
+    connect, failed = db.engine._connect, 0
+    failing = False
+
+    async def fails_often(*arguments: Any, **options: Any) -> Any:
+        nonlocal failed
+        if failing and failed < FAILED_CONNECTIONS:
+            failed += 1
+            raise pymysql.err.OperationalError(number, "no connection")
+        return await connect(*arguments, **options)
+
+    async def writes(_: Database) -> bool:
+        return True
+
+    monkeypatch.setattr(db.engine, "_connect", fails_often)
+    monkeypatch.setattr(service.intake, "takes_writes", writes)
+    async with running(settings) as app:
+        await app.service.database.dispose()
+        failing = True
+        await send(wire, range(3))
+        await eventually(lambda: all_published(database, 3))
+    assert failed == FAILED_CONNECTIONS
+    assert await rows(database, DeadLetter) == []
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])

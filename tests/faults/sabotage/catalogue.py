@@ -421,7 +421,7 @@ SABOTAGES = (
         REFUSED_COMMITS,
         Invariant.DEAD_LETTER_HAS_ITS_REASON,
         (
-            Edit("service/intake.py", "if self._at_commit or isinstance(", "if isinstance("),
+            Edit("service/intake.py", "if not self._storing or isinstance(", "if isinstance("),
             Edit("service/intake.py", "RIGHT_ERRORS | SERVER_ERRORS or", "RIGHT_ERRORS or"),
         ),
     ),
