@@ -23,9 +23,11 @@ ENV PYC_INVALIDATION_MODE=UNCHECKED_HASH \
 WORKDIR /build
 # The dependencies are a layer of their own: only a new lock makes it again.
 COPY pyproject.toml uv.lock ./
-RUN uv sync --locked --no-dev --no-install-project
+COPY contracts/pyproject.toml ./contracts/
+RUN uv sync --locked --no-dev --no-install-workspace
 
 COPY README.md LICENSE ./
+COPY contracts ./contracts
 COPY service ./service
 COPY db ./db
 RUN uv sync --locked --no-dev --no-editable

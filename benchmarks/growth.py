@@ -29,7 +29,7 @@ from benchmarks.measure import (
 from benchmarks.stage import Servers, Stage, Wrong
 from benchmarks.workload import messages
 from db import orders, outbox
-from service.storage import open_database
+from service.database import open_database
 from tests.servers import AnyDatabase
 
 SERVICE = CONTESTANTS[0]

@@ -24,9 +24,10 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from pydantic import SecretStr
 
 from benchmarks.workload import order_id
-from service.settings import Settings
-from service.storage import migrate, open_database
-from service.topology import Topology
+from service.config.settings import Settings
+from service.database import migrate, open_database
+from service.rabbitmq.declaration import ensure
+from service.rabbitmq.topology import Topology
 from tests.processes import environment_of
 from tests.servers import AnyDatabase, AnyRabbit, find_database, find_rabbitmq
 
@@ -125,7 +126,7 @@ class Stage:
         link = Link(settings)
         try:
             async with await aio_pika.connect(settings.broker) as connection:
-                await Topology.of(settings).ensure(connection)
+                await ensure(Topology.of(settings), connection)
                 channel = await connection.channel(publisher_confirms=False)
                 yield cls(settings, channel, link)
                 await _remove(connection, Topology.of(settings))

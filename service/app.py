@@ -27,44 +27,44 @@ from yarl import URL
 
 from db.engine import GIVE_BACK_SECONDS
 from db.schema import ForeignTablesError
-from service.acknowledging import AtHand
-from service.broker import SILENCE_SECONDS, ServiceBroker
-from service.checking.management import find_neighbours
-from service.completing import Completion
-from service.console import console_routes
-from service.documents import document_routes
-from service.documents.contract import Contract
-from service.errors import (
+from service.config.hosts import Hosts, parse_names
+from service.config.settings import Settings, load_settings
+from service.consumer.acknowledgements import AtHand
+from service.consumer.batcher import Intake
+from service.consumer.flow_control import BUDGET, hold_within_budgets
+from service.consumer.recorded import Recorded
+from service.consumer.subscriber import incoming_queue, make_router
+from service.database import check_schema, migrate, open_database, try_writing, wait_for_database
+from service.doctor.management import find_neighbours
+from service.domain.errors import (
     ConfigurationError,
     SchemaBehindError,
     TopologyRefusedError,
     UnusableFileError,
 )
-from service.events import Events
-from service.explain import explain_database
-from service.garbage import collect_seldom
-from service.handover import Handover
-from service.health import Health
-from service.holding import BUDGET, hold_within_budgets
+from service.driver_errors import explain_database
+from service.gc_tuning import collect_seldom
 from service.inline import Inline
-from service.intake import Intake
-from service.publishing import ConfirmingPublisher, InProcessPublisher, Publisher
-from service.purging import Purge
-from service.recorded import Recorded
-from service.relay import Relay
-from service.settings import Settings, load_settings
-from service.storage import check_schema, migrate, open_database, try_writing, wait_for_database
-from service.subscribers import incoming_queue, make_router
-from service.supervision import Supervisor
-from service.telemetry import Action, Metrics, configure_logging, log
-from service.tolerance import tolerate_unreadable_properties
-from service.topology import CONSUMER_NAME, Topology
-from service.watch import Watch, Watched
+from service.observability import Action, Metrics, configure_logging, log
+from service.outbox.cleaner import Purge
+from service.outbox.completer import Completion
+from service.outbox.envelope import Events
+from service.outbox.handover import Handover
+from service.outbox.publisher import ConfirmingPublisher, InProcessPublisher, Publisher
+from service.outbox.relay import Relay
+from service.rabbitmq.broker import SILENCE_SECONDS, ServiceBroker
+from service.rabbitmq.properties import tolerate_unreadable_properties
+from service.rabbitmq.topology import CONSUMER_NAME, Topology
+from service.supervisor import Supervisor
+from service.watchdog import Watch, Watched
+from service.web.asyncapi import document_routes
+from service.web.asyncapi.contract import Contract
 from service.web.connections import Limits
-from service.web.gate import Gate
-from service.web.hosts import Hosts, parse_names
-from service.web.serving import serve_with
-from service.workers import end_as_workers_ended
+from service.web.console import console_routes
+from service.web.health import Health
+from service.web.requests import Gate
+from service.web.server import serve_with
+from service.web.workers import end_as_workers_ended
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

@@ -16,14 +16,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.errors import BrokerAwayError, ConfigurationError, UnusableFileError
-from service.explain import explain_database
-from service.settings import Settings, load_settings
-from service.telemetry import configure_logging, where
-from service.waiting import Waits
+from service.config.settings import Settings, load_settings
+from service.domain.errors import BrokerAwayError, ConfigurationError, UnusableFileError
+from service.driver_errors import explain_database
+from service.observability import configure_logging, where
+from service.progress import Waits
 
 if TYPE_CHECKING:
-    from service.sending import Sent
+    from service.sender import Sent
 
 INTERRUPTED = 130  # as a shell says it of Ctrl-C
 MIGRATION_SECONDS = 3600.0  # an index on a large table takes its time
@@ -70,8 +70,8 @@ def migrate(
 ) -> None:
     """Create or upgrade the schema. Needs a user who may create and alter tables."""
     from db.schema import ForeignTablesError, needed_version
-    from service.storage import migrate as migrate_database
-    from service.storage import open_database
+    from service.database import migrate as migrate_database
+    from service.database import open_database
 
     settings = _settings()
     waits = Waits(f"the database {settings.database_name}", _say)
@@ -114,9 +114,9 @@ def send(
     seed: Annotated[int | None, typer.Option(help="Draw the same samples again.")] = None,
 ) -> None:
     """Publish OrderCreated messages, each confirmed by the broker."""
-    from service.lines import Line, numbered_lines, open_source, why_unreadable
-    from service.sending import Sent, SourceError, sample_lines
-    from service.sending import send as send_lines
+    from service.input_lines import Line, numbered_lines, open_source, why_unreadable
+    from service.sender import Sent, SourceError, sample_lines
+    from service.sender import send as send_lines
 
     settings, sent = _settings(), Sent()
     if (source is None) == (sample is None):
@@ -188,7 +188,7 @@ def _tell(sent: Sent) -> None:
 @cli.command()
 def check() -> None:
     """Connect to everything configured and say what is right and what is wrong."""
-    from service.checking import Level, check_all, render
+    from service.doctor import Level, check_all, render
 
     findings = asyncio.run(check_all(_settings()))
     console.print(render(findings))

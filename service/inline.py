@@ -16,10 +16,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from db.engine import Database
-from service.intake import Intake
-from service.orders import Candidate, Refused
-from service.plan import Outcome
-from service.relay import Relay
+from service.consumer.batcher import Intake
+from service.consumer.unit_of_work import Outcome
+from service.inbound import Candidate, Refused
+from service.outbox.relay import Relay
 
 POLL_SECONDS = 0.01
 

@@ -8,7 +8,7 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
-from service.settings import Settings
+from service.config.settings import Settings
 
 pytest_plugins = ["tests.servers.conftest_fixtures"]
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from db.outbox import ClaimedEvent
-from service.contracts import OrderCreated
-from service.delivery import Delivery
-from service.events import new_id
+from order_contracts import OrderCreated
+from service.outbox.envelope import new_id
+from service.rabbitmq.delivery import Delivery
 
 
 def order_created_fields(**overrides: Any) -> dict[str, Any]:

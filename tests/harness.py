@@ -16,8 +16,8 @@ from sqlmodel import SQLModel
 
 from db.engine import Database
 from service.app import ServiceApp, create_app
-from service.settings import Settings
-from service.telemetry import Action
+from service.config.settings import Settings
+from service.observability import Action
 from tests.patience import PATIENCE_SECONDS
 
 # Deadlines of the service: none is missed for a slow machine's sake, and a lease that a process has

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from service.settings import Settings
+from service.config.settings import Settings
 from tests.harness import settings_for
 from tests.processes import ROOT
 from tests.servers import DatabaseServer, RabbitServer

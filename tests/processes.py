@@ -25,7 +25,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from service.settings import Settings
+from service.config.settings import Settings
 from tests.patience import PATIENCE_SECONDS
 from tests.servers import wait_until
 from tests.servers.process import free_ports, give_back

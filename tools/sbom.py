@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-VIEWER = Path(__file__).parent.parent / "service/documents/static/asyncapi-react-component"
+VIEWER = Path(__file__).parent.parent / "service/web/asyncapi/static/asyncapi-react-component"
 NAMED = re.compile(r"# (?P<name>@\S+) (?P<version>\S+)")
 DIGEST = re.compile(r"\(sha512-(?P<base64>\S+?)\)")
 

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from faststream import AckPolicy, FastStream
 from faststream.rabbit import Channel, ExchangeType, RabbitBroker, RabbitExchange, RabbitQueue
 
-from service.contracts import OrderCreated, OrderProcessed
-from service.settings import load_settings
-from service.topology import PROCESSED_KEY
+from order_contracts import OrderCreated, OrderProcessed
+from service.config.settings import load_settings
+from service.rabbitmq.topology import PROCESSED_KEY
 
 settings = load_settings()
 broker = RabbitBroker(settings.broker, logger=None, default_channel=Channel(on_return_raises=True))

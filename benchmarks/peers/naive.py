@@ -21,10 +21,10 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from db.models import Order, OutboxEvent
-from service.codec import fingerprint
-from service.contracts import OrderCreated, OrderProcessed
-from service.settings import load_settings
-from service.topology import PROCESSED_KEY
+from order_contracts import OrderCreated, OrderProcessed
+from service.config.settings import load_settings
+from service.domain.fingerprint import fingerprint
+from service.rabbitmq.topology import PROCESSED_KEY
 
 PREFETCH = 50
 POOL = 20

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from service.app import ServiceApp, create_app
-from service.console import STATIC
-from service.settings import Settings
+from service.config.settings import Settings
+from service.web.console import STATIC
 from tests.factories import order_created_fields, order_created_json
 from tests.harness import eventually, settings_for
 

@@ -112,7 +112,7 @@ async def test_no_file_beside_the_static_ones_is_served(client: httpx.AsyncClien
 
 
 def test_the_licence_stands_beside_what_is_not_ours() -> None:
-    viewer = files("service.documents") / "static" / "asyncapi-react-component"
+    viewer = files("service.web.asyncapi") / "static" / "asyncapi-react-component"
     assert "Apache License" in (viewer / "LICENSE").read_text()
     assert "@asyncapi/react-component 3.2.1" in (viewer / "README.md").read_text()
     assert "MIT" in (viewer / "index.js.LICENSE.txt").read_text()

@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from service import supervision
+from service import supervisor
 from service.app import ServiceApp
-from service.settings import Settings
+from service.config.settings import Settings
 from tests.harness import eventually, running, settings_for
 
 
@@ -39,7 +39,7 @@ async def test_a_task_that_cannot_be_healed_makes_the_process_neither_ready_nor_
     async def defect() -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(supervision, "MAX_FAILURES", 1)
+    monkeypatch.setattr(supervisor, "MAX_FAILURES", 1)
     async with running(settings) as app:
         await eventually(lambda: answers(app, "ready", 200))
         await app.service.supervisor.stop(task)

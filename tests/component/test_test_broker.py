@@ -21,7 +21,7 @@ from faststream.rabbit import (
 from db.engine import Database
 from db.models import DeadLetter, Order, OutboxEvent
 from service.app import ServiceApp, create_app
-from service.storage import open_database
+from service.database import open_database
 from tests.factories import order_created_json
 from tests.harness import rows, settings_for
 

@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass, replace
 from typing import Any
 
-from service.contracts import MAX_BODY_BYTES
+from order_contracts import MAX_BODY_BYTES
 from tests.costs.way import Message
 
 KIB = 1024

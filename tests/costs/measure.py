@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from service.contracts import MAX_BODY_BYTES, MAX_ITEMS
+from order_contracts import MAX_BODY_BYTES, MAX_ITEMS
 from tests.costs.genes import LINE, ORDER
 from tests.costs.way import Message, link, pass_through
 

@@ -7,8 +7,8 @@ import random
 import pytest
 from pamqp import decode
 
-from service import tolerance
-from service.field_table import Table
+from service.rabbitmq import properties
+from service.rabbitmq.field_table import Table
 from tests.costs.genes import Genes, known_worst
 from tests.costs.measure import LIMIT, cost_of, peak_bytes, plain_order
 from tests.costs.search import Search
@@ -40,7 +40,7 @@ def test_the_search_sees_headers_that_are_read_without_a_bound(
         consumed, fields = decode.field_table(data)
         return Table.of(dict(fields), consumed)
 
-    monkeypatch.setattr(tolerance, "read_table", unbounded)
+    monkeypatch.setattr(properties, "read_table", unbounded)
     wide = Genes(size=2000, header_size=90_000, header_value=(b"T\0\0\0\0\x60\0\0\0",))
 
     assert cost_of(wide.message()).cpu > LIMIT

@@ -18,15 +18,15 @@ from pamqp.header import ContentHeader
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from db.engine import _Connection, _json
-from service.codec import decode
-from service.contracts import OrderCreated
-from service.delivery import Delivery
-from service.errors import Refusal
-from service.events import Events, Row, dead_letter_row, new_id, order_row
-from service.orders import Candidate, Refused
-from service.subscribers import readable_order_id, refusal_of
-from service.tolerance import tolerate_unreadable_properties
-from service.topology import Topology
+from order_contracts import OrderCreated
+from service.consumer.codec import decode
+from service.consumer.subscriber import readable_order_id, refusal_of
+from service.domain.errors import Refusal
+from service.inbound import Candidate, Refused
+from service.outbox.envelope import Events, Row, dead_letter_row, new_id, order_row
+from service.rabbitmq.delivery import Delivery
+from service.rabbitmq.properties import tolerate_unreadable_properties
+from service.rabbitmq.topology import Topology
 from tests.harness import settings_for
 
 HEADERS = 1 << 13  # the flag of the property

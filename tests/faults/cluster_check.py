@@ -12,10 +12,11 @@ import aio_pika
 import pytest
 
 from db.outbox import ClaimedEvent
-from service.errors import BrokerAwayError
-from service.events import new_id
-from service.publishing import Confirmed, ConfirmingPublisher, PublishOutcome, Rejected
-from service.topology import PROCESSED_KEY, Topology
+from service.domain.errors import BrokerAwayError
+from service.outbox.envelope import new_id
+from service.outbox.publisher import Confirmed, ConfirmingPublisher, PublishOutcome, Rejected
+from service.rabbitmq.declaration import ensure
+from service.rabbitmq.topology import PROCESSED_KEY, Topology
 from tests.faults.campaign import Plan
 from tests.faults.cluster_faults import PROCESSED, faults_named, run, servers_of
 from tests.faults.cluster_stage import BACK_SECONDS
@@ -69,7 +70,7 @@ async def test_a_relay_that_publishes_between_two_leaders_fails_no_event_and_soo
     await asyncio.to_thread(cluster.revive)
     await asyncio.to_thread(cluster.create_vhost, VHOST)
     async with await aio_pika.connect(cluster.url(VHOST)) as connection:
-        await Topology.of(settings_for()).ensure(connection)
+        await ensure(Topology.of(settings_for()), connection)
     await asyncio.to_thread(cluster.settle)
     leader = await asyncio.to_thread(cluster.leader_of, VHOST, PROCESSED)
 

@@ -23,9 +23,10 @@ from aiormq.exceptions import ChannelPreconditionFailed
 
 from db.engine import Database
 from db.models import DeadLetter, Order, OutboxEvent
-from service.settings import Settings
-from service.storage import migrate, open_database
-from service.topology import Topology
+from service.config.settings import Settings
+from service.database import migrate, open_database
+from service.rabbitmq.declaration import ensure
+from service.rabbitmq.topology import Topology
 from tests.faults.corpus.amqp import marshal
 from tests.faults.corpus.case import Case, Dead, Repeated, Stored
 from tests.faults.corpus.series import Series
@@ -166,11 +167,11 @@ async def _play(
 
 
 @asynccontextmanager
-async def listening(settings: Settings, ensure: Topology | None = None) -> AsyncIterator[Wire]:
-    """Ears on the three queues that the service fills, which `ensure` declares."""
+async def listening(settings: Settings, topology: Topology | None = None) -> AsyncIterator[Wire]:
+    """Ears on the three queues that the service fills; `topology` is declared first."""
     async with Wire.connected(settings.broker) as wire:
-        if ensure is not None:
-            await ensure.ensure(wire.connection)
+        if topology is not None:
+            await ensure(topology, wire.connection)
         await wire.listen(PROCESSED, FAILED, DLQ)
         yield wire
 

@@ -24,10 +24,11 @@ from hypothesis import HealthCheck, Phase, Verbosity, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from service.codec import decode, fingerprint
-from service.contracts import OrderCreated
-from service.errors import Refusal
-from service.subscribers import readable_order_id, refusal_of
+from order_contracts import OrderCreated
+from service.consumer.codec import decode
+from service.consumer.subscriber import readable_order_id, refusal_of
+from service.domain.errors import Refusal
+from service.domain.fingerprint import fingerprint
 from tests.faults.corpus.case import Dead, Line, Stored
 from tests.faults.corpus.series import Verbatim, body_of
 from tests.faults.edits import BASES, Edit, edited

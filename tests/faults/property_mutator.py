@@ -18,8 +18,8 @@ from aiormq.abc import DeliveredMessage
 from hypothesis import strategies as st
 from pamqp.header import ContentHeader
 
-from service.delivery import MAX_HEADER_BYTES, Delivery, from_json
-from service.tolerance import tolerate_unreadable_properties
+from service.rabbitmq.delivery import MAX_HEADER_BYTES, Delivery, from_json
+from service.rabbitmq.properties import tolerate_unreadable_properties
 from tests.faults.corpus import amqp
 
 NAMES = st.sampled_from(

@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from db.models import DeadLetter, Order
-from service.storage import migrate, open_database
-from service.topology import Topology
+from service.database import migrate, open_database
+from service.rabbitmq.declaration import ensure
+from service.rabbitmq.topology import Topology
 from tests.factories import order_created_json
 from tests.faults.framing import AMQPFraming, Moment
 from tests.faults.proxied_link import Action
@@ -64,7 +65,7 @@ async def test_bodies_of_more_than_the_memory_there_is_are_passed_on_and_what_fo
     database = open_database(settings)
     await migrate(database)
     async with Wire.connected(mq_url) as wire:
-        await Topology.of(settings).ensure(wire.connection)
+        await ensure(Topology.of(settings), wire.connection)
         for number in range(LARGE):
             await wire.send(b"%d" % number + b"\xff" * BODY)
         for number in range(HEALTHY):

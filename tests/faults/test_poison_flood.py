@@ -13,9 +13,9 @@ from prometheus_client import generate_latest
 
 from db.models import DeadLetter, Order, OutboxEvent
 from service.app import ServiceApp
-from service.settings import Settings
-from service.storage import migrate, open_database
-from service.topology import Topology
+from service.config.settings import Settings
+from service.database import migrate, open_database
+from service.rabbitmq.topology import Topology
 from tests.factories import order_created_json
 from tests.faults.corpus.case import Case, Dead
 from tests.faults.corpus.series import Series, body_of, text_of
@@ -74,7 +74,7 @@ async def process(
     settings: Settings, before: Sequence[Case], then: Sequence[Case] = ()
 ) -> tuple[str, list[Any]]:
     """What the metrics say once all of it is done, and what the service has said."""
-    async with listening(settings, ensure=Topology.of(settings)) as wire:
+    async with listening(settings, topology=Topology.of(settings)) as wire:
         await publish(wire, before)
         with service_process(settings) as service:
             await asyncio.to_thread(service.wait_for_status, "/health/ready", 200)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from db.engine import Database
-from service.settings import Settings
-from service.storage import migrate, open_database
+from service.config.settings import Settings
+from service.database import migrate, open_database
 from tests.harness import Wire, settings_for
 
 

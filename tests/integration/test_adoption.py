@@ -13,11 +13,11 @@ from sqlalchemy import text
 from db import schema
 from db.engine import Database
 from db.schema import ForeignTablesError
-from service.checking import Level
-from service.checking.database import check_server
-from service.errors import SchemaBehindError
-from service.settings import Settings
-from service.storage import check_schema, migrate, open_database
+from service.config.settings import Settings
+from service.database import check_schema, migrate, open_database
+from service.doctor import Level
+from service.doctor.database import check_server
+from service.domain.errors import SchemaBehindError
 from tests.commands import orders
 from tests.integration.test_relay import event, put
 from tests.integration.test_schema import differences, migrate_to

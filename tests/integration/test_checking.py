@@ -11,11 +11,12 @@ import pytest
 from aiormq.exceptions import ChannelNotFoundEntity
 from pydantic import ValidationError
 
-from service import checking
-from service.checking import Finding, Level, check_all
-from service.settings import Settings
-from service.storage import migrate, open_database
-from service.topology import Topology
+from service import doctor
+from service.config.settings import Settings
+from service.database import migrate, open_database
+from service.doctor import Finding, Level, check_all
+from service.rabbitmq.declaration import ensure
+from service.rabbitmq.topology import Topology
 from tests.harness import settings_for as usual_settings
 from tests.patience import PATIENCE_SECONDS
 from tests.servers import AnyDatabase, AnyRabbit, DatabaseServer, RabbitServer
@@ -32,7 +33,7 @@ def settings_for(**values: Any) -> Settings:
 
 @pytest.fixture(autouse=True)
 def _answers_may_take_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (checking.database, checking.broker, checking.embedded):
+    for module in (doctor.database, doctor.broker, doctor.embedded):
         monkeypatch.setattr(module, "ANSWER_SECONDS", PATIENCE_SECONDS)
 
 
@@ -71,7 +72,7 @@ async def declared(mq_url: str, tmp_path: Path) -> Settings:
     """A vhost with everything the service declares, and no database."""
     settings = settings_for(mq_url=mq_url, sqlite_path=tmp_path / "orders.db")
     async with await aio_pika.connect(mq_url) as connection:
-        assert await Topology.of(settings).ensure(connection) == []
+        assert await ensure(Topology.of(settings), connection) == []
     return settings
 
 
@@ -246,7 +247,7 @@ async def test_a_classic_queue_of_somebody_else_is_a_warning_that_says_what_is_l
         channel = await connection.channel()
         await channel.declare_queue("order_created_queue", durable=True)
         await channel.default_exchange.publish(aio_pika.Message(b"{}"), "order_created_queue")
-        await Topology.of(settings).ensure(connection)
+        await ensure(Topology.of(settings), connection)
     found = await look_at("broker", settings)
     assert found.not_ok == {
         "queue order_created_queue": Level.WARNING,

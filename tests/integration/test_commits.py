@@ -13,10 +13,10 @@ import pytest
 from db import outbox
 from db.engine import Database
 from db.models import DeadLetter
-from service.events import new_id
-from service.settings import Settings
-from service.storage import takes_writes
-from service.telemetry import Action
+from service.config.settings import Settings
+from service.database import takes_writes
+from service.observability import Action
+from service.outbox.envelope import new_id
 from tests.harness import Wire, eventually, logged, rows, running
 from tests.integration.steps import all_is_done, counted, send
 from tests.integration.test_outages import delivery_counts

@@ -12,14 +12,15 @@ from sqlalchemy import event, text
 
 from db.engine import Database
 from db.models import Order
+from order_contracts import FailureReason, OrderCreated
 from service.app import Service
-from service.codec import decode
-from service.contracts import FailureReason, OrderCreated
-from service.errors import Refusal
-from service.orders import Accepted, Candidate, Refused
-from service.plan import DeadLettered, Outcome
-from service.publishing import Confirmed, PublishOutcome
-from service.settings import Settings
+from service.config.settings import Settings
+from service.consumer.codec import decode
+from service.consumer.unit_of_work import DeadLettered, Outcome
+from service.domain.decision import Accepted
+from service.domain.errors import Refusal
+from service.inbound import Candidate, Refused
+from service.outbox.publisher import Confirmed, PublishOutcome
 from tests.factories import delivery, order_created_json
 from tests.harness import rows
 from tests.integration.test_relay import event as outbox_event

@@ -8,7 +8,7 @@ import pytest
 
 from db.engine import Database
 from db.models import DeadLetter
-from service.settings import Settings
+from service.config.settings import Settings
 from tests.harness import Wire, eventually, rows, running
 from tests.integration.steps import all_published, send
 from tests.servers import AnyRabbit, GivenRabbit

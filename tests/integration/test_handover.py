@@ -15,11 +15,12 @@ from db import outbox
 from db.engine import Database
 from db.models import OutboxEvent
 from service.app import Service
-from service.completing import Counts
-from service.errors import BrokerAwayError
-from service.events import new_id
-from service.publishing import ConfirmingPublisher, PublishOutcome
-from service.settings import Settings
+from service.config.settings import Settings
+from service.domain.errors import BrokerAwayError
+from service.outbox.completer import Counts
+from service.outbox.envelope import new_id
+from service.outbox.publisher import ConfirmingPublisher, PublishOutcome
+from service.rabbitmq import declaration
 from tests.factories import claimed_event
 from tests.harness import Wire, eventually, rows
 from tests.integration.test_costs import Costs, candidate, counting, take_in
@@ -35,7 +36,7 @@ async def service(settings: Settings, database: Database, mq_url: str) -> AsyncI
     service = Service(settings.model_copy(update={"relay_lease_seconds": 3600}))
     service.relay._poll_seconds = 3600
     async with await aio_pika.connect(mq_url) as connection:
-        await service.topology.ensure(connection)
+        await declaration.ensure(service.topology, connection)
     assert await service.relay.run_once() == Counts()
     assert service.handover.open
     yield service
@@ -330,7 +331,7 @@ async def test_a_flood_is_handed_over_and_not_claimed_since_intake_waits_for_the
     service: Service, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Intake runs by itself, and the relay takes a step whenever a batch lies before it."""
-    monkeypatch.setattr("service.handover.LONGEST_WAIT_SECONDS", 3600)
+    monkeypatch.setattr("service.outbox.handover.LONGEST_WAIT_SECONDS", 3600)
     batch, batches = 200, 10
     with counting(service.database) as costs:
         intake = asyncio.create_task(service.intake.run())

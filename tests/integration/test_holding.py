@@ -15,10 +15,10 @@ from yarl import URL
 
 from db.engine import Database
 from db.models import DeadLetter, Order
-from service import holding
-from service.holding import BUDGET, Budget, hold_within_budgets
-from service.settings import Settings
-from service.telemetry import Action
+from service.config.settings import Settings
+from service.consumer import flow_control
+from service.consumer.flow_control import BUDGET, Budget, hold_within_budgets
+from service.observability import Action
 from tests.factories import order_created_json
 from tests.harness import Wire, eventually, logged, rows, running
 from tests.integration.steps import DLQ, INCOMING
@@ -75,7 +75,7 @@ async def test_what_there_is_no_room_for_is_put_aside_and_comes_again(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(holding, "ROOM_SECONDS", 0.01)
+    monkeypatch.setattr(flow_control, "ROOM_SECONDS", 0.01)
     await publish(mq_url, 3)
 
     async def both_put_aside() -> bool:
@@ -88,7 +88,7 @@ async def test_what_there_is_no_room_for_is_put_aside_and_comes_again(
     assert len(consumer.begun) == 1
     async with consumer.connection.channel() as other:  # the link still answers
         await other.declare_queue("held", durable=True, passive=True)
-    monkeypatch.setattr(holding, "ROOM_SECONDS", 60)
+    monkeypatch.setattr(flow_control, "ROOM_SECONDS", 60)
     consumer.go.set()
     await eventually(all_done)
 
@@ -101,7 +101,7 @@ async def test_what_there_is_no_room_for_waits_on_the_link_and_comes_once(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(holding, "ROOM_SECONDS", 60)
+    monkeypatch.setattr(flow_control, "ROOM_SECONDS", 60)
     await publish(mq_url, 40)
 
     async def one_begun() -> bool:
@@ -137,7 +137,7 @@ async def test_in_an_outage_the_budget_holds_and_the_link_does_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One table cannot be written for a while: what is in hand stays, the rest is put aside."""
-    monkeypatch.setattr(holding, "ROOM_SECONDS", 0.05)
+    monkeypatch.setattr(flow_control, "ROOM_SECONDS", 0.05)
     one_mebibyte = settings.model_copy(update={"prefetch_mebibytes": 1})
     async with running(one_mebibyte) as app, Wire.connected(mq_url) as wire:
         async with database.trial() as connection:
@@ -152,7 +152,7 @@ async def test_in_an_outage_the_budget_holds_and_the_link_does_too(
             await eventually(some_put_aside)
             assert app.broker is not None
             assert await app.service.broker.answers()
-            monkeypatch.setattr(holding, "ROOM_SECONDS", 10)
+            monkeypatch.setattr(flow_control, "ROOM_SECONDS", 10)
             await connection.execute(text("UNLOCK TABLES"))
 
         async def all_processed() -> bool:

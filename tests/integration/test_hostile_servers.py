@@ -16,9 +16,9 @@ from db import engine
 from db.engine import SESSION, SESSION_DIFFERS
 from db.failures import error_number
 from db.models import DeadLetter, Order
-from service.explain import explain_database
-from service.settings import Settings
-from service.storage import migrate, open_database
+from service.config.settings import Settings
+from service.database import migrate, open_database
+from service.driver_errors import explain_database
 from tests.factories import order_created_json
 from tests.harness import eventually, rows, running, settings_for
 from tests.integration.test_texts import INJECTIONS, TEXTS

@@ -14,12 +14,12 @@ from sqlalchemy import text
 
 from db.engine import Database
 from db.models import DeadLetter
+from order_contracts import FailureReason
 from service.app import ServiceApp
-from service.contracts import FailureReason
-from service.errors import BrokerAwayError, Refusal
-from service.link import Link
-from service.orders import Refused
-from service.settings import Settings
+from service.config.settings import Settings
+from service.domain.errors import BrokerAwayError, Refusal
+from service.inbound import Refused
+from service.rabbitmq.connection import Link
 from tests.factories import delivery
 from tests.harness import Wire, eventually, rows, running
 from tests.integration.steps import INCOMING

@@ -16,7 +16,7 @@ import pytest
 
 from db.engine import Database
 from db.models import Order
-from service.settings import Settings
+from service.config.settings import Settings
 from tests.harness import Wire, eventually, rows, running
 from tests.integration.steps import (
     INCOMING,
@@ -304,7 +304,7 @@ def test_a_changed_file_restarts_the_service_when_it_reloads(
         service.wait_for_status("/health/ready", 200)
         # The leader may begin to watch later than the service is ready.
         for patience in (15, 30, PATIENCE_SECONDS):
-            with (tmp_path / "service" / "retry.py").open("a") as source:
+            with (tmp_path / "service" / "backoff.py").open("a") as source:
                 source.write("# changed\n")
             if started_again(service, within=patience):
                 break

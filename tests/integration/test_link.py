@@ -13,11 +13,12 @@ from faststream.rabbit.helpers import ChannelManager
 
 from db.engine import Database
 from service.app import Service, ServiceApp
-from service.broker import ServiceBroker
-from service.link import LINK_FAILURES, Link
-from service.publishing import ConfirmingPublisher
-from service.settings import Settings
-from service.topology import Topology
+from service.config.settings import Settings
+from service.outbox.publisher import ConfirmingPublisher
+from service.rabbitmq import declaration
+from service.rabbitmq.broker import ServiceBroker
+from service.rabbitmq.connection import LINK_FAILURES, Link
+from service.rabbitmq.topology import Topology
 from tests.factories import claimed_event
 from tests.harness import Wire, eventually, running, settings_for
 from tests.integration.steps import INCOMING, all_is_done, consumers, send
@@ -64,7 +65,7 @@ async def test_a_link_that_cannot_be_closed_in_time_is_dropped_and_never_consume
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # As after an event loop that was blocked: the deadline passes before anything is done.
-    monkeypatch.setattr("service.link.CLOSE_SECONDS", 0.0)
+    monkeypatch.setattr("service.rabbitmq.connection.CLOSE_SECONDS", 0.0)
     async with running(settings_by_the_way) as app:
         broker = app.service.broker
         await send(wire, range(3))
@@ -118,7 +119,7 @@ async def test_a_start_that_fails_leaves_no_connection_channel_consumer_or_task(
 ) -> None:
     service = Service(settings)
     async with await Link.open(settings.broker, tls=None, timeout_seconds=10) as link:
-        await service.topology.ensure(link)
+        await declaration.ensure(service.topology, link)
     broker = service.broker
     manager: ChannelManager = broker.config.channel_manager
     monkeypatch.setattr(broker, "_connect_timeout", 5.0)

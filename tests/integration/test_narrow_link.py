@@ -12,8 +12,8 @@ import pytest
 
 from db.engine import Database
 from db.models import OutboxEvent
-from service.settings import Settings
-from service.telemetry import Action
+from service.config.settings import Settings
+from service.observability import Action
 from tests.harness import Wire, eventually, logged, rows, running, settings_for
 from tests.integration.steps import all_published, numbered
 from tests.servers import AnyRabbit

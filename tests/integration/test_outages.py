@@ -22,9 +22,10 @@ from sqlalchemy.exc import OperationalError
 from db.engine import Database
 from db.models import Order, OutboxEvent
 from service.app import ServiceApp
-from service.events import new_id
-from service.settings import Settings
-from service.topology import Topology
+from service.config.settings import Settings
+from service.outbox.envelope import new_id
+from service.rabbitmq import declaration
+from service.rabbitmq.topology import Topology
 from tests.factories import order_created_json
 from tests.harness import Wire, eventually, rows, running
 from tests.integration.steps import (
@@ -338,7 +339,7 @@ async def test_an_incoming_queue_that_is_deleted_is_declared_anew_and_consumed_a
 async def test_an_outgoing_queue_that_is_lost_comes_back_though_others_still_take_every_event(
     settings: Settings, database: Database, harm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.broker.RESTORE_SECONDS", 1.0)
+    monkeypatch.setattr("service.rabbitmq.broker.RESTORE_SECONDS", 1.0)
     async with running(settings), Wire.connected(settings.broker) as wire:
         other = await wire.channel.declare_queue("somebody-else", durable=True)
         await other.bind("order_events", routing_key="#")
@@ -368,22 +369,22 @@ async def test_a_node_that_keeps_the_link_and_answers_nothing_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As a node that is cut off from its cluster: heartbeats come, and no answer."""
-    monkeypatch.setattr("service.broker.RESTORE_SECONDS", 0.5)
-    monkeypatch.setattr("service.broker.SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr("service.rabbitmq.broker.RESTORE_SECONDS", 0.5)
+    monkeypatch.setattr("service.rabbitmq.broker.SILENCE_SECONDS", 0.5)
     cut_off = asyncio.Event()
-    restore = Topology.restore
+    restore = declaration.restore
 
     async def answered(topology: Topology, connection: AbstractConnection) -> bool:
         if cut_off.is_set():
             await asyncio.Event().wait()
         return await restore(topology, connection)
 
-    monkeypatch.setattr(Topology, "restore", answered)
+    monkeypatch.setattr(declaration, "restore", answered)
     async with running(settings), Wire.connected(mq_url) as wire:
         cut_off.set()
         await eventually(lambda: logged(caplog, "consuming-stopped"))
         cut_off.clear()
-        monkeypatch.setattr("service.broker.SILENCE_SECONDS", PATIENCE_SECONDS)
+        monkeypatch.setattr("service.rabbitmq.broker.SILENCE_SECONDS", PATIENCE_SECONDS)
         await send(wire, range(3))
         await all_is_done(database, mq_url, range(3))
 

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from db.engine import Database
-from service.settings import Settings
-from service.storage import open_database
+from service.config.settings import Settings
+from service.database import open_database
 from tests.harness import running, settings_for
 from tests.servers import AnyDatabase, AnyRabbit, DatabaseServer, RabbitServer
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from db import dead_letters, orders, outbox
 from db.engine import Database
-from service.events import new_id
+from service.outbox.envelope import new_id
 from tests.factories import claimed_event
 from tests.integration.steps import insert_order
 from tests.integration.test_relay import event as an_event

@@ -16,15 +16,16 @@ from db import outbox
 from db.engine import Database
 from db.models import OutboxEvent
 from service.app import Service
-from service.completing import Completion, Counts
-from service.errors import BrokerAwayError
-from service.events import Row, new_id
-from service.handover import Handover
-from service.publishing import Publisher, PublishOutcome
-from service.purging import Purge
-from service.relay import Relay
-from service.settings import Settings
-from service.telemetry import Metrics
+from service.config.settings import Settings
+from service.domain.errors import BrokerAwayError
+from service.observability import Metrics
+from service.outbox.cleaner import Purge
+from service.outbox.completer import Completion, Counts
+from service.outbox.envelope import Row, new_id
+from service.outbox.handover import Handover
+from service.outbox.publisher import Publisher, PublishOutcome
+from service.outbox.relay import Relay
+from service.rabbitmq import declaration
 from tests.harness import Wire, rows
 
 PROCESSED = "order_processed_queue"
@@ -36,7 +37,7 @@ async def service(settings: Settings, database: Database, mq_url: str) -> AsyncI
     service = Service(settings.model_copy(update={"relay_max_attempts": 2}))
     connection = await aio_pika.connect(mq_url)
     async with connection:
-        await service.topology.ensure(connection)
+        await declaration.ensure(service.topology, connection)
     yield service
     await service.relay.close()
     await service.database.dispose()

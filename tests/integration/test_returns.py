@@ -8,13 +8,13 @@ import pytest
 from aio_pika.abc import AbstractIncomingMessage
 from sqlalchemy import delete
 
-import service.intake
+import service.consumer.batcher
 from db import dead_letters
 from db.engine import Database
 from db.models import DeadLetter, Order, OutboxEvent
 from service.app import ServiceApp
-from service.field_table import BROKER_HEADERS
-from service.settings import Settings
+from service.config.settings import Settings
+from service.rabbitmq.field_table import BROKER_HEADERS
 from tests.factories import order_created_json
 from tests.harness import Wire, eventually, rows, running
 from tests.integration.steps import (
@@ -151,8 +151,8 @@ async def test_a_copy_that_somebody_has_mended_is_a_message_of_its_own(
 async def test_a_copy_whose_body_no_row_has_is_passed_back_so_often_and_then_set_aside(
     settings: Settings, database: Database, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service.intake, "MOST_PASSES", 3)
-    monkeypatch.setattr(service.intake, "PASS_BACK_SECONDS", 0.0)
+    monkeypatch.setattr(service.consumer.batcher, "MOST_PASSES", 3)
+    monkeypatch.setattr(service.consumer.batcher, "PASS_BACK_SECONDS", 0.0)
     async with running(settings) as app:
         incoming = await wire.channel.get_queue(INCOMING, ensure=False)
         await incoming.bind(EXCHANGE, "order.dead_letter")

@@ -24,12 +24,13 @@ from db.engine import Database
 from db.failures import error_number
 from db.models import DeadLetter, Order, OutboxEvent
 from service.app import ServiceApp, create_app
-from service.checking import Level, check_all
-from service.explain import explain_database
-from service.settings import Settings
-from service.storage import check_schema, migrate, open_database
-from service.telemetry import Action
-from service.topology import Topology
+from service.config.settings import Settings
+from service.database import check_schema, migrate, open_database
+from service.doctor import Level, check_all
+from service.driver_errors import explain_database
+from service.observability import Action
+from service.rabbitmq.declaration import ensure
+from service.rabbitmq.topology import Topology
 from tests.factories import order_created_json
 from tests.harness import Wire, eventually, logged, rows, settings_for
 from tests.integration.steps import DLQ, FAILED, INCOMING, PROCESSED, found, send
@@ -71,7 +72,7 @@ async def least(users: Users, settings: Settings) -> LeastRights:
     await owner.dispose()
     least.grant_tables()
     async with await aio_pika.connect(settings.broker) as connection:
-        assert await Topology.of(least.settings(delivery_limit=3)).ensure(connection) == []
+        assert await ensure(Topology.of(least.settings(delivery_limit=3)), connection) == []
     least.permit()
     return least
 
@@ -247,7 +248,7 @@ async def test_queues_that_nobody_made_are_named_and_waited_for(
         for why in await eventually(lambda: complaints(caplog, 2)):
             assert INCOMING in why
         async with await aio_pika.connect(mq_url) as connection:
-            await Topology.of(least.settings()).ensure(connection)
+            await ensure(Topology.of(least.settings()), connection)
         async with Wire.connected(mq_url) as wire:
             await send(wire, [0])
             await eventually(lambda: ended(store, wire, orders=1, dead_letters=0))

@@ -17,9 +17,9 @@ from db import outbox, schema
 from db.engine import Database
 from db.migrations.comparison import compare_type, include_name
 from db.models import DeadLetter
-from service.errors import SchemaBehindError
-from service.settings import Settings
-from service.storage import TRIAL_DEAD_LETTER, check_schema, migrate, open_database
+from service.config.settings import Settings
+from service.database import TRIAL_DEAD_LETTER, check_schema, migrate, open_database
+from service.domain.errors import SchemaBehindError
 from tests.harness import rows
 from tests.integration.test_relay import event, put
 from tests.patience import PATIENCE_SECONDS

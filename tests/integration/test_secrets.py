@@ -18,8 +18,8 @@ from urllib.parse import quote
 import pytest
 
 from db.engine import Database
-from service.errors import ConfigurationError
-from service.settings import Settings, load_settings
+from service.config.settings import Settings, load_settings
+from service.domain.errors import ConfigurationError
 from tests.harness import Wire, eventually
 from tests.integration.steps import all_published, send
 from tests.patience import PATIENCE_SECONDS

@@ -16,7 +16,7 @@ from pathlib import Path
 import aio_pika
 import pytest
 
-from service.settings import Settings
+from service.config.settings import Settings
 from tests.commands import END_SECONDS, command_line, orders
 from tests.factories import order_created_json
 from tests.harness import Wire
@@ -260,7 +260,8 @@ def test_migrate_says_that_it_waits_for_another_migration(
 def started_holding_the_lock(environment: Mapping[str, str]) -> subprocess.Popen[str]:
     program = (
         "import asyncio; from sqlalchemy import func, select; from db import schema\n"
-        "from service.settings import load_settings; from service.storage import open_database\n"
+        "from service.config.settings import load_settings\n"
+        "from service.database import open_database\n"
         "async def hold():\n"
         "    async with open_database(load_settings()).migrating(60) as link:\n"
         "        await link.scalar(select(func.get_lock(schema.LOCK, 1)))\n"

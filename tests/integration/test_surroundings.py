@@ -12,12 +12,13 @@ import aio_pika
 import pytest
 
 from db.engine import Database
-from service.checking import Finding, Level
-from service.checking.broker import check_broker
-from service.errors import TopologyRefusedError
-from service.settings import Settings
-from service.surroundings import Harm
-from service.topology import Difference, Topology
+from service.config.settings import Settings
+from service.doctor import Finding, Level
+from service.doctor.broker import check_broker
+from service.domain.errors import TopologyRefusedError
+from service.rabbitmq.compatibility import Difference, Harm
+from service.rabbitmq.declaration import ensure
+from service.rabbitmq.topology import Topology
 from tests.commands import orders
 from tests.harness import Wire, settings_for
 from tests.processes import environment_of, service_process
@@ -77,7 +78,7 @@ async def finding(settings: Settings, what: str) -> Finding:
 
 async def told_at_start(settings: Settings) -> list[Difference]:
     async with await aio_pika.connect(settings.broker) as connection:
-        return await Topology.of(settings).ensure(connection)
+        return await ensure(Topology.of(settings), connection)
 
 
 REFUSED = [

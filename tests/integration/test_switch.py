@@ -12,9 +12,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from db.engine import Database
-from service.settings import Settings
-from service.storage import migrate, open_database
-from service.telemetry import Action
+from service.config.settings import Settings
+from service.database import migrate, open_database
+from service.observability import Action
 from tests.faults.database_faults import accounts
 from tests.harness import Wire, eventually, logged, running, settings_for
 from tests.integration.steps import all_published, send

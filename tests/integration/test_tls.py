@@ -19,11 +19,12 @@ from pymysql.constants import CLIENT
 from sqlalchemy.exc import OperationalError
 
 from db.engine import Database
-from service.checking import Finding, Level, check_all
-from service.explain import explain_database
-from service.settings import Settings
-from service.storage import check_schema, migrate, open_database
-from service.topology import Topology
+from service.config.settings import Settings
+from service.database import check_schema, migrate, open_database
+from service.doctor import Finding, Level, check_all
+from service.driver_errors import explain_database
+from service.rabbitmq.declaration import ensure
+from service.rabbitmq.topology import Topology
 from tests.harness import Wire, settings_for
 from tests.integration.steps import INCOMING, PROCESSED, all_is_done, send
 from tests.patience import PATIENCE_SECONDS
@@ -198,7 +199,7 @@ async def test_a_service_that_does_not_trust_its_broker_takes_nothing_from_it(
 ) -> None:
     plain = secure.rabbit.url()
     async with await aio_pika.connect(plain) as connection:
-        await Topology.of(secure.settings()).ensure(connection)
+        await ensure(Topology.of(secure.settings()), connection)
     async with Wire.connected(plain) as wire:
         await send(wire, [0])
         another = secure.trusting(Authority("another"))

@@ -11,7 +11,7 @@ from aiormq import spec
 
 from db.engine import Database
 from db.models import DeadLetter, Order
-from service.settings import Settings
+from service.config.settings import Settings
 from tests.factories import order_created_json
 from tests.harness import Wire, eventually, rows, running
 

@@ -11,14 +11,14 @@ import pytest
 from sqlalchemy import text
 
 import db.engine
-import service.intake
+import service.consumer.batcher
 from db.engine import Database
 from db.models import DeadLetter, Order
-from service import subscribers
-from service.errors import DatabaseAwayError
-from service.plan import plan_batch
-from service.settings import Settings
-from service.telemetry import Action
+from service.config.settings import Settings
+from service.consumer import subscriber
+from service.consumer.unit_of_work import plan_batch
+from service.domain.errors import DatabaseAwayError
+from service.observability import Action
 from tests.factories import order_created_json
 from tests.harness import Wire, eventually, logged, rows, running
 from tests.integration.steps import (
@@ -136,8 +136,8 @@ async def test_a_message_whose_sessions_are_killed_again_and_again_is_not_to_bla
             await asyncio.to_thread(database_server.execute, f"KILL {session}")
         return plan
 
-    monkeypatch.setattr(service.intake, "plan_batch", under_fire)
-    monkeypatch.setattr(subscribers, "FIRST_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(service.consumer.batcher, "plan_batch", under_fire)
+    monkeypatch.setattr(subscriber, "FIRST_PAUSE_SECONDS", 0.0)
     async with running(settings):
         await send(wire, range(3))
         await eventually(lambda: all_published(database, 3))
@@ -169,7 +169,7 @@ async def test_a_message_whose_connections_fail_again_and_again_is_not_to_blame(
         return True
 
     monkeypatch.setattr(db.engine, "_connect", fails_often)
-    monkeypatch.setattr(service.intake, "takes_writes", writes)
+    monkeypatch.setattr(service.consumer.batcher, "takes_writes", writes)
     async with running(settings) as app:
         await app.service.database.dispose()
         failing = True
@@ -187,7 +187,7 @@ async def test_a_message_that_is_given_back_for_an_outage_waits_before_it_goes_b
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
 ) -> None:
-    monkeypatch.setattr(subscribers, "GIVE_BACK_SECONDS", 3600.0)
+    monkeypatch.setattr(subscriber, "GIVE_BACK_SECONDS", 3600.0)
     arguments: Any = {"x-queue-type": kind}
     await wire.channel.declare_queue(INCOMING, durable=True, arguments=arguments)
     ending = settings.model_copy(update={"shutdown_timeout_seconds": 2.0})
@@ -221,15 +221,15 @@ async def test_a_message_that_meets_a_defect_waits_before_it_goes_back_to_its_qu
     kind: str,
 ) -> None:
     """The pause is an hour here: given back at full speed, it would have failed many times."""
-    monkeypatch.setattr(subscribers, "FIRST_PAUSE_SECONDS", 3600.0)
-    monkeypatch.setattr(subscribers, "LONGEST_PAUSE_SECONDS", 3600.0)
+    monkeypatch.setattr(subscriber, "FIRST_PAUSE_SECONDS", 3600.0)
+    monkeypatch.setattr(subscriber, "LONGEST_PAUSE_SECONDS", 3600.0)
 
     async def defective(connection: Any, batch: Any, *arguments: Any, **options: Any) -> Any:
         if any(b"bad-1" in entry.subject.delivery.body for entry in batch):
             raise ArithmeticError("a defect")
         return await plan_batch(connection, batch, *arguments, **options)
 
-    monkeypatch.setattr(service.intake, "plan_batch", defective)
+    monkeypatch.setattr(service.consumer.batcher, "plan_batch", defective)
     arguments: Any = {"x-queue-type": kind}
     await wire.channel.declare_queue(INCOMING, durable=True, arguments=arguments)
     ending = settings.model_copy(update={"shutdown_timeout_seconds": 2.0})
@@ -263,4 +263,4 @@ def test_the_pause_grows_with_each_delivery(
         def __init__(self) -> None:
             self.headers, self.redelivered = headers, redelivered
 
-    assert least <= subscribers.pause_before(Raw()).total_seconds() <= most
+    assert least <= subscriber.pause_before(Raw()).total_seconds() <= most

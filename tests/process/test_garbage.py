@@ -27,7 +27,7 @@ def test_a_process_that_handles_messages_seldom_searches_for_garbage_and_never_i
 def test_a_test_that_makes_an_application_leaves_the_collector_as_it_is() -> None:
     probe = (
         "import gc; before = gc.get_threshold(), gc.get_freeze_count(); "
-        "from service.app import create_app; from service.settings import load_settings; "
+        "from service.app import create_app; from service.config.settings import load_settings; "
         "create_app(load_settings()); "
         "print(before == (gc.get_threshold(), gc.get_freeze_count()))"
     )

@@ -80,7 +80,7 @@ def test_every_file_of_a_package_is_named_with_the_hash_that_is_locked(
 def test_the_viewer_that_was_copied_in_is_named_as_it_is(
     components: dict[str, dict[str, Any]],
 ) -> None:
-    script = ROOT / "service/documents/static/asyncapi-react-component/index.js"
+    script = ROOT / "service/web/asyncapi/static/asyncapi-react-component/index.js"
     (file,) = components[VIEWER]["components"]
 
     assert components[VIEWER]["purl"].startswith("pkg:npm/%40asyncapi/react-component@")

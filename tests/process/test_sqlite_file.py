@@ -177,7 +177,7 @@ async def test_a_message_that_cannot_be_stored_is_its_senders(
     async def defect(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("service.intake.plan_batch", defect)
+    monkeypatch.setattr("service.consumer.batcher.plan_batch", defect)
     async with running(settings_for(sqlite_path=tmp_path / "orders.db")) as app:
         with pytest.raises(RejectMessage):
             await app.service.broker.publish(order_created_json(), queue="order_created_queue")

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from service.app import create_app
-from service.settings import Settings
-from service.web.serving import typed
+from service.config.settings import Settings
+from service.web.server import typed
 from tests.factories import order_created_json
 from tests.harness import settings_for
 from tests.processes import HOST, ServiceProcess, service_process

@@ -13,17 +13,17 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from order_contracts import FailureReason, OrderCreated, OrderFailed, OrderProcessed
 from service.app import create_app
-from service.contracts import FailureReason, OrderCreated, OrderFailed, OrderProcessed
-from service.delivery import Delivery
-from service.documents.contract import Contract
-from service.documents.messages import MESSAGES
-from service.errors import Refusal
-from service.events import Events, new_id, to_publish
-from service.orders import Candidate, Refused
-from service.publishing import properties_of
-from service.settings import Settings
-from service.topology import Topology
+from service.config.settings import Settings
+from service.domain.errors import Refusal
+from service.inbound import Candidate, Refused
+from service.outbox.envelope import Events, new_id, to_publish
+from service.outbox.publisher import properties_of
+from service.rabbitmq.delivery import Delivery
+from service.rabbitmq.topology import Topology
+from service.web.asyncapi.contract import Contract
+from service.web.asyncapi.messages import MESSAGES
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = (ROOT / "asyncapi.yaml").read_text()

@@ -11,9 +11,10 @@ import yaml
 from jsonschema import Draft7Validator
 from pydantic import ValidationError
 
-from service.codec import decode, fingerprint
-from service.errors import Refusal
-from service.subscribers import refusal_of
+from service.consumer.codec import decode
+from service.consumer.subscriber import refusal_of
+from service.domain.errors import Refusal
+from service.domain.fingerprint import fingerprint
 from tests.factories import order_created
 from tests.faults.mutator import Arguments
 from tests.processes import ROOT

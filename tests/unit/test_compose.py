@@ -15,9 +15,9 @@ import jsonschema
 import pytest
 import yaml
 
-from service.settings import Settings
-from service.telemetry import Metrics
-from service.topology import Topology
+from service.config.settings import Settings
+from service.observability import Metrics
+from service.rabbitmq.topology import Topology
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = (ROOT / "compose.yml").read_text()

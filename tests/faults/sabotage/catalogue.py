@@ -51,8 +51,8 @@ SABOTAGES = (
         Invariant.NOTHING_LOST,
         (
             Edit(
-                "service/orders.py",
-                "if same_key.fingerprint == candidate.fingerprint:",
+                "service/domain/decision.py",
+                "if same_key.fingerprint == fingerprint:",
                 "if same_key:",
             ),
         ),
@@ -69,7 +69,7 @@ SABOTAGES = (
         "events are published without being persistent",
         UNDER_LOAD,
         Invariant.EVENT_IS_WELL_FORMED,
-        (Edit("service/publishing.py", "PERSISTENT = 2", "PERSISTENT = 1"),),
+        (Edit("service/outbox/publisher.py", "PERSISTENT = 2", "PERSISTENT = 1"),),
     ),
     Sabotage(
         "payload-written-anew",
@@ -78,7 +78,7 @@ SABOTAGES = (
         Invariant.SAME_EVENT_SAME_PAYLOAD,
         (
             Edit(
-                "service/publishing.py",
+                "service/outbox/publisher.py",
                 "        event.payload,\n",
                 "        event.payload.replace(b'\":', b'\": '),\n",
             ),
@@ -91,11 +91,11 @@ SABOTAGES = (
         Invariant.NO_EVENT_WITHOUT_CAUSE,
         (
             Edit(
-                "service/publishing.py",
+                "service/outbox/publisher.py",
                 '"message_id": event.event_id',
                 '"message_id": new_id()',
             ),
-            Edit("service/publishing.py", "OWN_HEADERS, cloud", "OWN_HEADERS, new_id, cloud"),
+            Edit("service/outbox/publisher.py", "OWN_HEADERS, cloud", "OWN_HEADERS, new_id, cloud"),
         ),
     ),
     Sabotage(
@@ -105,7 +105,7 @@ SABOTAGES = (
         Invariant.NOTHING_LOST,
         (
             Edit(
-                "service/subscribers.py",
+                "service/consumer/subscriber.py",
                 "return Refused(refusal.without_origin(), delivery)",
                 "raise RejectMessage(requeue=True) from refusal",
             ),
@@ -118,7 +118,7 @@ SABOTAGES = (
         Invariant.NOTHING_LOST,
         (
             Edit(
-                "service/subscribers.py",
+                "service/consumer/subscriber.py",
                 "                await submit(await _read(call_next, msg, delivery))\n",
                 "                read = await _read(call_next, msg, delivery)\n"
                 "                if isinstance(read, Candidate) or "
@@ -135,7 +135,7 @@ SABOTAGES = (
         Invariant.EVERY_EVENT_OBSERVED,
         (
             Edit(
-                "service/publishing.py",
+                "service/outbox/publisher.py",
                 "channel(on_return_raises=True)",
                 "channel(publisher_confirms=False)",
             ),
@@ -148,12 +148,12 @@ SABOTAGES = (
         Invariant.NO_EVENT_WITHOUT_CAUSE,
         (
             Edit(
-                "service/intake.py",
+                "service/consumer/batcher.py",
                 "        if lease and leased:\n            self._handover.give(leased, lease)\n",
                 "",
             ),
             Edit(
-                "service/intake.py",
+                "service/consumer/batcher.py",
                 "                    await outbox.add_events(connection, plan.events)\n",
                 "                    await outbox.add_events(connection, plan.events)\n"
                 "                if lease and leased:\n"
@@ -167,8 +167,12 @@ SABOTAGES = (
         CUT_LINKS,
         Invariant.ONE_DEAD_LETTER_PER_MESSAGE,
         (
-            Edit("service/intake.py", "first_attempt=attempt == 0", "first_attempt=True"),
-            Edit("service/plan.py", "letter_id = entry.dead_letter_id", "letter_id = new_id()"),
+            Edit("service/consumer/batcher.py", "first_attempt=attempt == 0", "first_attempt=True"),
+            Edit(
+                "service/consumer/unit_of_work.py",
+                "letter_id = entry.dead_letter_id",
+                "letter_id = new_id()",
+            ),
         ),
     ),
     Sabotage(
@@ -178,7 +182,7 @@ SABOTAGES = (
         Invariant.ONE_FAILURE_PER_DEAD_LETTER,
         (
             Edit(
-                "service/intake.py",
+                "service/consumer/batcher.py",
                 "                if plan.events:\n                    leased = ",
                 "            async with self._database.transaction() as connection:\n"
                 "                if plan.events:\n                    leased = ",
@@ -226,12 +230,12 @@ SABOTAGES = (
         Invariant.NOTHING_LOST,
         (
             Edit(
-                "service/acknowledging.py",
+                "service/consumer/acknowledgements.py",
                 "    async def on_receive(self) -> None:\n",
                 "    async def on_receive(self) -> None:\n        await self.msg.ack()\n",
             ),
             Edit(
-                "service/acknowledging.py",
+                "service/consumer/acknowledgements.py",
                 "await acknowledgements.acknowledge(received)",
                 "pass",
             ),
@@ -244,7 +248,7 @@ SABOTAGES = (
         Invariant.ONE_COPY_PER_DEAD_LETTER,
         (
             Edit(
-                "service/acknowledging.py",
+                "service/consumer/acknowledgements.py",
                 "run = [message for message in finished "
                 "if message.delivery_tag <= self._settled_to]",
                 "run = list(finished)",
@@ -258,14 +262,14 @@ SABOTAGES = (
         Invariant.EVERY_EVENT_OBSERVED,
         (
             Edit(
-                "service/plan.py",
+                "service/consumer/unit_of_work.py",
                 "        leased: list[ClaimedEvent] = []\n",
                 "        leased: list[ClaimedEvent] = []\n"
                 "        for row in self.events:\n"
                 '            row["published_at"] = None\n',
             ),
             Edit(
-                "service/plan.py",
+                "service/consumer/unit_of_work.py",
                 '                row["lease_token"] = token\n',
                 '                row["lease_token"] = token\n'
                 '                row["published_at"] = datetime.now(UTC)\n',
@@ -279,7 +283,7 @@ SABOTAGES = (
         Invariant.EVERY_EVENT_OBSERVED,
         (
             Edit(
-                "service/relay.py",
+                "service/outbox/relay.py",
                 "        try:\n            outcomes = await self._publish_in_order(events)\n",
                 "        self._handover.leave([Confirmed(event) for event in events], token)\n"
                 "        try:\n            outcomes = await self._publish_in_order(events)\n",
@@ -317,7 +321,7 @@ SABOTAGES = (
         "an event that no queue takes is returned, and counts as published",
         NO_ROUTE,
         Invariant.EVERY_EVENT_OBSERVED,
-        (Edit("service/publishing.py", "on_return_raises=True", "on_return_raises=False"),),
+        (Edit("service/outbox/publisher.py", "on_return_raises=True", "on_return_raises=False"),),
     ),
     Sabotage(
         "deleted-instead-of-parked",
@@ -376,7 +380,7 @@ SABOTAGES = (
         Invariant.NOTHING_WAITS,
         (
             Edit(
-                "service/broker.py",
+                "service/rabbitmq/broker.py",
                 "        link = self._forget()\n"
                 "        if link is not None:\n"
                 "            await link.end(within_seconds)\n",
@@ -398,11 +402,17 @@ SABOTAGES = (
         NARROW_UPLINK,
         Invariant.REPEATS_ARE_BOUNDED,
         (
-            Edit("service/relay.py", "MAX_ROUND_BYTES = 1024 * 1024", "MAX_ROUND_BYTES = 2**40"),
-            Edit("service/relay.py", "if error.timed_out:", "if False:"),
-            Edit("service/relay.py", "if not outcomes:", "if True:"),
             Edit(
-                "service/publishing.py", "        yield progress\n", "        yield lambda: None\n"
+                "service/outbox/relay.py",
+                "MAX_ROUND_BYTES = 1024 * 1024",
+                "MAX_ROUND_BYTES = 2**40",
+            ),
+            Edit("service/outbox/relay.py", "if error.timed_out:", "if False:"),
+            Edit("service/outbox/relay.py", "if not outcomes:", "if True:"),
+            Edit(
+                "service/outbox/publisher.py",
+                "        yield progress\n",
+                "        yield lambda: None\n",
             ),
         ),
     ),
@@ -412,7 +422,7 @@ SABOTAGES = (
         "what an unanswered COMMIT has stored is taken for another's, and left to its lease",
         LOST_ANSWERS,
         Invariant.NOTHING_WAITS,
-        (Edit("service/intake.py", "if plan.ours:", "if False:"),),
+        (Edit("service/consumer/batcher.py", "if plan.ours:", "if False:"),),
     ),
     # With COMMITs that are refused.
     Sabotage(
@@ -421,8 +431,14 @@ SABOTAGES = (
         REFUSED_COMMITS,
         Invariant.DEAD_LETTER_HAS_ITS_REASON,
         (
-            Edit("service/intake.py", "if not self._storing or isinstance(", "if isinstance("),
-            Edit("service/intake.py", "RIGHT_ERRORS | SERVER_ERRORS or", "RIGHT_ERRORS or"),
+            Edit(
+                "service/consumer/batcher.py",
+                "if not self._storing or isinstance(",
+                "if isinstance(",
+            ),
+            Edit(
+                "service/consumer/batcher.py", "RIGHT_ERRORS | SERVER_ERRORS or", "RIGHT_ERRORS or"
+            ),
         ),
     ),
     # With a topology that leads back what is published.
@@ -433,7 +449,7 @@ SABOTAGES = (
         Invariant.ROWS_ARE_BOUNDED,
         (
             Edit(
-                "service/origin.py",
+                "service/rabbitmq/origin.py",
                 "return (kind, raw.message_id) if kind in {PROCESSED, FAILED} else None",
                 "return None",
             ),
@@ -444,6 +460,12 @@ SABOTAGES = (
         "a returned dead letter is treated as a new message",
         RETURNS,
         Invariant.ROWS_ARE_BOUNDED,
-        (Edit("service/plan.py", "    if not claimed:\n", "    if claimed or not claimed:\n"),),
+        (
+            Edit(
+                "service/consumer/unit_of_work.py",
+                "    if not claimed:\n",
+                "    if claimed or not claimed:\n",
+            ),
+        ),
     ),
 )

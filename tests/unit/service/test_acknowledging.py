@@ -11,7 +11,7 @@ from faststream.exceptions import RejectMessage
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.acknowledging import Acknowledgements, Acknowledging, Received
+from service.consumer.acknowledgements import Acknowledgements, Acknowledging, Received
 
 
 @dataclass

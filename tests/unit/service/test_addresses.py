@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import ConfigurationError
-from service.settings import Settings, load_settings
+from service.config.settings import Settings, load_settings
+from service.domain.errors import ConfigurationError
 
 DATABASE = "mysql+aiomysql://u:s3cret@h/shop"
 BROKER = "amqps://u:s3cret@h/shop"

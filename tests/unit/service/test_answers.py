@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 from aiormq.abc import AbstractConnection
 
-from service.link import answered, note_delivery
+from service.rabbitmq.connection import answered, note_delivery
 from tests.patience import PATIENCE_SECONDS
 
 
@@ -34,7 +34,7 @@ async def test_an_answer_may_take_as_long_as_deliveries_come(
     connection: AbstractConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr("service.link.time", clock)
+    monkeypatch.setattr("service.rabbitmq.connection.time", clock)
     answer = asyncio.get_running_loop().create_future()
     question = asyncio.wait_for(answer, PATIENCE_SECONDS)
     asking = asyncio.create_task(answered(connection, question, within_seconds=0.01))

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from aio_pika.exceptions import AMQPError
 
-import service.broker
-from service.broker import ServiceBroker, _answer
-from service.settings import Settings
-from service.subscribers import incoming_queue
-from service.topology import Topology
+import service.rabbitmq.broker
+from service.config.settings import Settings
+from service.consumer.subscriber import incoming_queue
+from service.rabbitmq.broker import ServiceBroker, _answer
+from service.rabbitmq.topology import Topology
 from tests.patience import PATIENCE_SECONDS
 
 
@@ -67,12 +67,12 @@ async def test_a_link_that_is_lost_while_it_is_looked_after_is_told_as_the_loss_
     async def consumes() -> bool:
         return True
 
-    monkeypatch.setattr(service.broker, "CHECK_SECONDS", 0.01)
-    monkeypatch.setattr(service.broker, "RESTORE_SECONDS", 0)
+    monkeypatch.setattr(service.rabbitmq.broker, "CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(service.rabbitmq.broker, "RESTORE_SECONDS", 0)
     if asked == "the topology":
         monkeypatch.setattr(broker, "_has_consumer", consumes)
         monkeypatch.setattr(broker, "_link", AskedAlone())
-        monkeypatch.setattr(broker, "_topology", type("", (), {"restore": lost_meanwhile}))
+        monkeypatch.setattr("service.rabbitmq.declaration.restore", lost_meanwhile)
     else:
         monkeypatch.setattr(broker, "declare_queue", lost_meanwhile)
 

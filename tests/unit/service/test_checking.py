@@ -14,12 +14,12 @@ from rich.console import Console
 from db.inspection import ClockOffset, ColumnCollation
 from db.schema import needed_version
 from service.app import Service
-from service.checking import Finding, Level, check_all, exit_code, render, rules
-from service.checking.management import check_management, neighbours
-from service.settings import Settings
-from service.storage import migrate, open_database
-from service.telemetry import Action
-from service.topology import Topology
+from service.config.settings import Settings
+from service.database import migrate, open_database
+from service.doctor import Finding, Level, check_all, exit_code, render, rules
+from service.doctor.management import check_management, neighbours
+from service.observability import Action
+from service.rabbitmq.topology import Topology
 from tests.harness import logged
 
 SAFE = {

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from service.codec import canonical_decimal, decode, fingerprint
-from service.contracts import MAX_BODY_BYTES, MAX_DEPTH, FailureReason, OrderCreated
-from service.errors import Refusal
+from order_contracts import MAX_BODY_BYTES, MAX_DEPTH, FailureReason, OrderCreated
+from service.consumer.codec import decode
+from service.domain.errors import Refusal
+from service.domain.fingerprint import canonical_decimal, fingerprint
 from tests.factories import order_created, order_created_fields
 
 TEXT = st.text(st.characters(codec="utf-8"))

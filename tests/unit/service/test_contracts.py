@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from service.codec import decode
-from service.contracts import (
+from order_contracts import (
     MAX_TOTAL,
     FailureReason,
     OrderCreated,
@@ -21,6 +20,7 @@ from service.contracts import (
     OrderProcessed,
     exact_decimal,
 )
+from service.consumer.codec import decode
 from tests.factories import order_created, order_created_fields
 
 IDENTIFIERS = ("orderId", "userId", "idempotencyKey")

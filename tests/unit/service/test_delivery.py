@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.delivery import MAX_HEADER_DEPTH, Delivery, from_json, to_json
+from service.rabbitmq.delivery import MAX_HEADER_DEPTH, Delivery, from_json, to_json
 from tests.factories import delivery
 
 TRACE_PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

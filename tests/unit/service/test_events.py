@@ -8,14 +8,21 @@ from typing import Any
 
 import pytest
 
-from service.contracts import FailureReason
-from service.delivery import Delivery
-from service.errors import Refusal
-from service.events import MAX_DETAILS, Events, dead_letter_row, new_id, order_row, to_publish
-from service.orders import Candidate, Refused
-from service.publishing import properties_of
-from service.settings import Settings
-from service.topology import Topology
+from order_contracts import FailureReason
+from service.config.settings import Settings
+from service.domain.errors import Refusal
+from service.inbound import Candidate, Refused
+from service.outbox.envelope import (
+    MAX_DETAILS,
+    Events,
+    dead_letter_row,
+    new_id,
+    order_row,
+    to_publish,
+)
+from service.outbox.publisher import properties_of
+from service.rabbitmq.delivery import Delivery
+from service.rabbitmq.topology import Topology
 from tests.factories import delivery, order_created, order_created_json
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)

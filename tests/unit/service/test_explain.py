@@ -19,7 +19,7 @@ from pymysql.err import InternalError as MysqlInternalError
 from pymysql.err import OperationalError as MysqlError
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from service.explain import explain_broker, explain_database
+from service.driver_errors import explain_broker, explain_database
 
 CANNOT_CONNECT = "Can't connect to MySQL server on 'db'"
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pamqp import decode, encode
 
-from service.delivery import from_json, to_json
-from service.field_table import MAX_VALUES, UNDECODED, Fields, read_table, write_table
+from service.rabbitmq.delivery import from_json, to_json
+from service.rabbitmq.field_table import MAX_VALUES, UNDECODED, Fields, read_table, write_table
 
 NAMES = st.text("abcé$", max_size=8)
 WHOLE = st.integers(0, 2**31 - 1)

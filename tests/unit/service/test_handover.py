@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from service.handover import Handover, Lease
-from service.publishing import Confirmed
+from service.outbox.handover import Handover, Lease
+from service.outbox.publisher import Confirmed
 from tests.factories import claimed_event
 from tests.patience import PATIENCE_SECONDS
 
@@ -50,7 +50,7 @@ def test_what_has_lain_for_half_of_its_lease_is_left_to_a_claim(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     there, now = handover(), [1000.0]
-    monkeypatch.setattr("service.handover.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("service.outbox.handover.time.monotonic", lambda: now[0])
     old, young = claimed_event(), claimed_event()
     there.give([old], leased(there))
     now[0] += 29
@@ -149,10 +149,10 @@ async def test_intake_waits_for_room_while_the_relay_keeps_up_and_not_for_ever(
         await waiting
 
     there.give([claimed_event()], leased(there))
-    monkeypatch.setattr("service.handover.LONGEST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("service.outbox.handover.LONGEST_WAIT_SECONDS", 0.01)
     async with asyncio.timeout(PATIENCE_SECONDS):
         await there.room()
-    monkeypatch.setattr("service.handover.LONGEST_WAIT_SECONDS", 60)
+    monkeypatch.setattr("service.outbox.handover.LONGEST_WAIT_SECONDS", 60)
     waiting = asyncio.create_task(there.room())
     await asyncio.sleep(0)
     assert not waiting.done()

@@ -6,17 +6,17 @@ from typing import Any
 import pytest
 
 from db.engine import Database
-from service.contracts import FailureReason
-from service.errors import DatabaseAwayError, Refusal
-from service.events import Events
-from service.handover import Handover
-from service.intake import Intake
-from service.orders import Refused
-from service.publishing import InProcessPublisher
-from service.recorded import Recorded
-from service.settings import Settings
-from service.telemetry import Metrics
-from service.topology import Topology
+from order_contracts import FailureReason
+from service.config.settings import Settings
+from service.consumer.batcher import Intake
+from service.consumer.recorded import Recorded
+from service.domain.errors import DatabaseAwayError, Refusal
+from service.inbound import Refused
+from service.observability import Metrics
+from service.outbox.envelope import Events
+from service.outbox.handover import Handover
+from service.outbox.publisher import InProcessPublisher
+from service.rabbitmq.topology import Topology
 from tests.factories import delivery
 
 
@@ -68,7 +68,7 @@ async def test_a_defect_of_ours_leaves_nobody_waiting_for_a_batch_that_is_in_no_
     waiting = [asyncio.create_task(intake.submit(each)) for each in subjects]
     await asyncio.sleep(0)
     with monkeypatch.context() as broken:
-        broken.setattr("service.intake.classify", None)
+        broken.setattr("service.consumer.batcher.classify", None)
         with pytest.raises(TypeError):
             await intake.run_once()
 

@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 import pytest
 from pydantic import SecretStr
 
-from service.checking import Level
-from service.checking.broker import check_broker
-from service.errors import BrokerAwayError
-from service.publishing import ConfirmingPublisher
-from service.sending import Sent, send
-from service.settings import Settings
-from service.topology import Topology
+from service.config.settings import Settings
+from service.doctor import Level
+from service.doctor.broker import check_broker
+from service.domain.errors import BrokerAwayError
+from service.outbox.publisher import ConfirmingPublisher
+from service.rabbitmq.topology import Topology
+from service.sender import Sent, send
 from tests.factories import claimed_event, order_created_json
 
 

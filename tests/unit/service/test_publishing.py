@@ -5,10 +5,10 @@ from typing import Any
 import pamqp.encode
 import pytest
 
-from service.errors import BrokerAwayError
-from service.publishing import Confirmed, ConfirmingPublisher, Rejected
-from service.settings import Settings
-from service.topology import Topology
+from service.config.settings import Settings
+from service.domain.errors import BrokerAwayError
+from service.outbox.publisher import Confirmed, ConfirmingPublisher, Rejected
+from service.rabbitmq.topology import Topology
 from tests.factories import claimed_event
 
 

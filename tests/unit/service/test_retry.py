@@ -7,12 +7,12 @@ import doctest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import retry
-from service.retry import delay_after
+from service import backoff
+from service.backoff import delay_after
 
 
 def test_the_worked_numbers_in_the_docstring_are_right() -> None:
-    results = doctest.testmod(retry)
+    results = doctest.testmod(backoff)
     assert results.attempted >= 1
     assert results.failed == 0
 

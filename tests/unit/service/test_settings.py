@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
 from yarl import URL
 
-from service.errors import ConfigurationError
-from service.safety import EXAMPLE_PASSWORDS
-from service.settings import Settings, load_settings
+from service.config.settings import Settings, load_settings
+from service.config.validation import EXAMPLE_PASSWORDS
+from service.domain.errors import ConfigurationError
 
 PASSWORD = "p@ss/w:rd%2F+ #?é"
 REAL = {

@@ -13,14 +13,14 @@ import pytest
 from faststream.rabbit import RabbitBroker, TestRabbitBroker
 from pydantic import TypeAdapter, ValidationError
 
-from service.acknowledging import AtHand
-from service.codec import decode
-from service.contracts import MAX_ITEMS, FailureReason, OrderCreated
-from service.errors import Refusal
-from service.orders import Candidate, Refused
-from service.plan import Outcome, Repeated
-from service.subscribers import MAX_NAMED_FAULTS, make_router, readable_order_id, refusal_of
-from service.topology import Topology
+from order_contracts import MAX_ITEMS, FailureReason, OrderCreated
+from service.consumer.acknowledgements import AtHand
+from service.consumer.codec import decode
+from service.consumer.subscriber import MAX_NAMED_FAULTS, make_router, readable_order_id, refusal_of
+from service.consumer.unit_of_work import Outcome, Repeated
+from service.domain.errors import Refusal
+from service.inbound import Candidate, Refused
+from service.rabbitmq.topology import Topology
 from tests.factories import order_created, order_created_fields
 from tests.harness import settings_for
 

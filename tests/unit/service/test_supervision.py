@@ -6,15 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from service import supervision
-from service.retry import delay_after
-from service.supervision import Supervisor
+from service.backoff import delay_after
+from service.supervisor import Supervisor
 from tests.patience import PATIENCE_SECONDS
 
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervision, "delay_after", _no_delay)
+    monkeypatch.setattr("service.supervisor.delay_after", _no_delay)
 
 
 @pytest.mark.parametrize("failure", [ValueError("a defect"), asyncio.CancelledError()])
@@ -56,8 +55,10 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        monkeypatch.setattr(supervision, "delay_after", partial(delay_after, jitter=lambda: 0))
-        monkeypatch.setattr(supervision, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(
+            "service.supervisor.delay_after", partial(delay_after, jitter=lambda: 0)
+        )
+        monkeypatch.setattr("service.supervisor.time", SimpleNamespace(monotonic=lambda: self.now))
         monkeypatch.setattr(asyncio, "sleep", self.sleep)
 
     async def sleep(self, seconds: float) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from service.settings import Settings
-from service.surroundings import Found, Harm, exchange_effects, queue_effects
-from service.topology import Topology, learn
+from service.config.settings import Settings
+from service.rabbitmq.compatibility import Found, Harm, exchange_effects, queue_effects
+from service.rabbitmq.declaration import learn
+from service.rabbitmq.topology import Topology
 
 TOPOLOGY = Topology.of(Settings())
 INCOMING = TOPOLOGY.incoming.arguments

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
-from service.telemetry import Action, JsonFormatter, Metrics, TextFormatter, log
+from service.observability import Action, JsonFormatter, Metrics, TextFormatter, log
 
 BREAKS = "a\nb\rc\x0bd\x0ce\x1cf\x85g\u2028h\u2029i\x1b[31mj\tk"
 FORMATTERS = [TextFormatter(), JsonFormatter()]

@@ -8,7 +8,7 @@ import pytest
 from pamqp import decode, encode
 from pamqp.commands import Basic
 
-from service.tolerance import UNREADABLE, tolerate_unreadable_properties
+from service.rabbitmq.properties import UNREADABLE, tolerate_unreadable_properties
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from service.settings import Settings
-from service.topology import Topology
+from service.config.settings import Settings
+from service.rabbitmq.topology import Topology
 
 TOPOLOGY = Topology.of(Settings())
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from service.watch import MAX_RESTARTS, Watch, Watched
+from service.watchdog import MAX_RESTARTS, Watch, Watched
 
 
 class Part:
