@@ -47,7 +47,7 @@ from service.gc_tuning import collect_seldom
 from service.inline import Inline
 from service.observability import Action, Metrics, configure_logging, log
 from service.outbox.cleaner import Purge
-from service.outbox.completer import Completion
+from service.outbox.completer import Completer
 from service.outbox.envelope import Events
 from service.outbox.handover import Handover
 from service.outbox.publisher import ConfirmingPublisher, InProcessPublisher, Publisher
@@ -134,8 +134,11 @@ class Service:
             self.publisher,
             self.metrics,
             self.handover,
-            completion=Completion(
-                self.database, self.metrics, max_attempts=settings.relay_max_attempts
+            completer=Completer(
+                self.database,
+                self.metrics,
+                max_attempts=settings.relay_max_attempts,
+                batch_size=settings.relay_batch_size,
             ),
             purge=Purge(
                 self.database,
@@ -265,7 +268,7 @@ class Service:
     async def _stop_tasks(self) -> None:
         self.inline.in_background = False
         await self.supervisor.stop("watch")
-        # Before the relay: what a commit takes along, or leaves, the relay still writes down.
+        # Before the relay, which still publishes what the last commit hands over.
         await self.supervisor.stop("intake")
         self.relay.stop()
         grace = self.settings.shutdown_timeout_seconds * RELAY_SHARE if self.relay.busy else 0

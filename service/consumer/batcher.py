@@ -19,7 +19,6 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import datetime
 
@@ -64,7 +63,6 @@ from service.domain.errors import (
 from service.driver_errors import explain_database
 from service.inbound import Candidate, Refused
 from service.observability import Action, Metrics, log
-from service.outbox.completer import Completed, complete, tell_published
 from service.outbox.envelope import Events, Row, to_publish
 from service.outbox.handover import Handover
 from service.outbox.publisher import Confirmed, Publisher
@@ -178,12 +176,9 @@ class Intake:
                 # A defect of ours, or the end: nobody must wait for what is in nobody's hands.
                 self._waiting.extendleft(entry for entry in reversed(batch) if entry.waits)
                 self._arrived.set()
-                self._handover.rest()
                 raise
             finally:
                 self.batch_in_hand = False
-            if not self._waiting:
-                self._handover.rest()
         return len(batch)
 
     def _next_batch(self) -> list[Entry]:
@@ -231,10 +226,7 @@ class Intake:
     async def _commit(
         self, batch: Sequence[Entry], links: Links, *, first_attempt: bool
     ) -> list[tuple[Entry, Outcome]]:
-        """THE transaction: decide the batch by what is stored, and store what follows from it.
-
-        On the way it writes down what the relay has published since, for the cost of a statement.
-        """
+        """THE transaction: decide the batch by what is stored, and store what follows from it."""
         started = time.perf_counter()
         self.attempts += 1
         self._storing = False
@@ -242,35 +234,25 @@ class Intake:
         # refused once goes alone.
         lease = self._handover.lease() if first_attempt else None
         leased: list[ClaimedEvent] = []
-        completed = Completed()
-        taking_along: AbstractContextManager[list[Confirmed]] = (
-            self._handover.taking_along() if first_attempt else nullcontext([])
-        )
-        with taking_along as published:
-            async with self._database.transaction() as connection:
-                self._storing = True
-                if published:
-                    ids = [each.event.event_id for each in published]
-                    completed = await complete(connection, ids, token=self._handover.token)
-                plan = await plan_batch(
-                    connection,
-                    batch,
-                    self._events,
-                    recorded=self._recorded,
-                    links=links,
-                    first_attempt=first_attempt,
-                )
-                await _store(connection, plan)
-                if plan.events:
-                    leased = plan.lease_events(lease.token) if lease else []
-                    await outbox.add_events(connection, plan.events)
-                if plan.ours:
-                    await outbox.release(connection, plan.ours, token=self._handover.token)
-                self._storing = False
+        async with self._database.transaction() as connection:
+            self._storing = True
+            plan = await plan_batch(
+                connection,
+                batch,
+                self._events,
+                recorded=self._recorded,
+                links=links,
+                first_attempt=first_attempt,
+            )
+            await _store(connection, plan)
+            if plan.events:
+                leased = plan.lease_events(lease.token) if lease else []
+                await outbox.add_events(connection, plan.events)
+            if plan.ours:
+                await outbox.release(connection, plan.ours, token=self._handover.token)
+            self._storing = False
         self._metrics.commit_seconds.observe(time.perf_counter() - started)
         self._metrics.batch_size.observe(len(batch))
-        if published:
-            tell_published(self._metrics, completed)
         if lease and leased:
             self._handover.give(leased, lease)
         if len(leased) < len(plan.events) or plan.ours:

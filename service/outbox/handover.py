@@ -1,9 +1,8 @@
-"""From a commit to the relay of the same process and back, without a transaction more.
+"""From a commit to the relay of the same process, without a claim.
 
-Two shortcuts, past the claim and past a commit for what was published, and nothing rests on them:
-an event that is handed over stands in the outbox, leased from birth under this process's token.
-Where it is lost on the way, because the process dies or a server is away, its lease ends, and
-whoever claims next publishes it.
+A shortcut that nothing rests on: an event that is handed over stands in the outbox, leased from the
+start under this process's token. Where it is lost on the way, because the process dies or a server
+is away, its lease ends, and whoever claims next publishes it.
 """
 
 from __future__ import annotations
@@ -12,13 +11,11 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from db.outbox import ClaimedEvent
 from service.outbox.envelope import new_id
-from service.outbox.publisher import Confirmed
 
 # So long intake waits for the relay before a batch. A relay that hangs on a broker which does not
 # answer gives up by itself (PUBLISH_TIMEOUT_SECONDS), and takes nothing over until it is back.
@@ -55,12 +52,6 @@ class Handover:
         """Whether the relay keeps up. Else events queue in the outbox, behind those before them."""
         self.unleased = False
         """Whether events were committed since that somebody has to claim."""
-        self.published: list[Confirmed] = []
-        """Under our token; that they are published is still to be written down."""
-        self._taken_along: list[Confirmed] = []
-        self._missed = False
-        self.storing = False
-        """Whether intake is at work: its next transaction takes along what was published."""
 
     def __len__(self) -> int:
         return len(self._events)
@@ -103,64 +94,18 @@ class Handover:
         return [event for event, until in there if now < until]
 
     def claim(self) -> None:
-        """A claim begins. What it misses stands behind something, and is asked for again: at once
-        while some of that is here, else when what was published is written down."""
-        self._missed = self.unleased and bool(self.published or self._taken_along)
+        """A claim begins: it takes what nobody leased, unless that stands behind what is here."""
         if not self._events:
             self.unleased = False
-
-    def written(self) -> None:
-        """What was published is written down: what stood behind it can be claimed."""
-        if self._missed:
-            self._missed = False
-            self.tell()
 
     def tell(self) -> None:
         """Events were committed that nobody has leased: they are to be claimed."""
         self.unleased = True
         self._news.set()
 
-    @property
-    def holds_something(self) -> bool:
-        """Whether something here is still to be published, or to be written down."""
-        return bool(self._events or self.published)
-
-    @property
-    def has_work(self) -> bool:
-        """Whether there is something for the relay to do, now."""
-        return bool(self._events or (self.published and not self.storing))
-
-    def leave(self, published: Sequence[Confirmed], token: str) -> bool:
-        """Leave for intake to write down what was published; False where it will not do that."""
-        if not self.storing or token != self.token:
-            return False
-        self.published += published
-        return True
-
-    @contextmanager
-    def taking_along(self) -> Iterator[list[Confirmed]]:
-        """What was published, for a transaction of intake in this block to write down.
-
-        Where that fails it is here again, and the relay's to write.
-        """
-        self.storing = True
-        self._taken_along, self.published = self.published, []
-        try:
-            yield self._taken_along
-        except BaseException:
-            self.published = self._taken_along + self.published
-            self.rest()
-            raise
-        else:
-            self.written()
-        finally:
-            self._taken_along = []
-
-    def rest(self) -> None:
-        """Intake has nothing to store for now: what is left to write down, the relay writes."""
-        self.storing = False
-        if self.published:
-            self._news.set()
+    def wake(self) -> None:
+        """Wake the relay: it has something to do beside what is here."""
+        self._news.set()
 
     def close(self) -> None:
         """Give no more leases, and wake whoever waits."""

@@ -15,7 +15,8 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -29,7 +30,7 @@ from service.domain.errors import BrokerAwayError
 from service.driver_errors import explain_database
 from service.observability import Action, Metrics, log
 from service.outbox.cleaner import Purge
-from service.outbox.completer import Completion, Counts
+from service.outbox.completer import Batch, Completer, Counts
 from service.outbox.envelope import new_id
 from service.outbox.handover import Handover
 from service.outbox.publisher import Confirmed, Deferred, Publisher, PublishOutcome
@@ -39,6 +40,8 @@ from service.outbox.publisher import Confirmed, Deferred, Publisher, PublishOutc
 MAX_ROUND_BYTES = 1024 * 1024
 # A claim that finds more than this is followed by a smaller one.
 MAX_CLAIM_BYTES = 16 * 1024 * 1024
+# Between attempts to write the last outcomes, once the relay was told to stop.
+STOPPING_PAUSE_SECONDS = 0.25
 
 
 class Relay:
@@ -51,7 +54,7 @@ class Relay:
         metrics: Metrics,
         handover: Handover,
         *,
-        completion: Completion,
+        completer: Completer,
         purge: Purge,
         batch_size: int,
         lease_seconds: float,
@@ -61,7 +64,8 @@ class Relay:
         self._publisher = publisher
         self._metrics = metrics
         self._handover = handover
-        self._completion = completion
+        self._completer = completer
+        completer.on_settled = self._settled
         self._purge = purge
         self._batch_size = self._round_limit = self._claim_limit = batch_size
         self._lease_seconds = lease_seconds
@@ -69,7 +73,7 @@ class Relay:
         self._next_claim = 0.0
         self._owes_claim = True
         self._stopping = False
-        self._debts: list[Callable[[], Awaitable[object]]] = []
+        self._missed = False
         self.last_success: float | None = None
         """When it last published something or found nothing to publish, on the monotonic clock."""
         self._busy = False
@@ -82,7 +86,12 @@ class Relay:
     @property
     def busy(self) -> bool:
         """Whether it has something at hand that is worth waiting for."""
-        return self._busy or self._handover.holds_something
+        return self._busy or self._holds_something
+
+    @property
+    def _holds_something(self) -> bool:
+        """Whether something is still to be published, or to be written down."""
+        return bool(len(self._handover) or self._completer.unwritten)
 
     def stop(self) -> None:
         """Finish what is at hand and end `run()`."""
@@ -97,16 +106,20 @@ class Relay:
         """Drain until stopped, gently when idle, with backoff while a server is away."""
         failures = 0
         self.running = True
+        writing = asyncio.create_task(self._completer.run(), name="completer")
         try:
-            while not self._stopping or self._handover.holds_something:
+            while not self._stopping or self._holds_something:
                 self._busy = True
                 self.steps += 1
                 try:
-                    counts = await self.run_once()
+                    if self._completer.failed or (self._stopping and not len(self._handover)):
+                        await self._completer.write()
+                    await self._completer.room()
+                    counts = await self._step()
                     purged = await self._purge.when_due()
                 except (BrokerAwayError, SQLAlchemyError, TimeoutError, OSError) as error:
                     failures += 1
-                    await self._give_back_handover()
+                    await self._give_back()
                     await self._wait_after(failures, error)
                     continue
                 if failures:
@@ -117,13 +130,19 @@ class Relay:
                     self.waits_for = None
                 else:
                     self.waits_for = "queues that refuse its events: the log says which"
-                if not (purged or self._stopping or self._handover.has_work or self._claim_is_due):
+                if not (purged or self._stopping or self._has_work):
                     self._busy = False
                     await self._handover.wait(self._next_claim - time.monotonic())
         finally:
             self._busy = self.running = False
             self._handover.close()
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
             await self.close()
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(len(self._handover)) or self._completer.failed or self._claim_is_due
 
     @property
     def _claim_is_due(self) -> bool:
@@ -139,25 +158,29 @@ class Relay:
     async def run_once(self) -> Counts:
         """Take one batch, publish it, and write down what became of it.
 
-        It is what was handed over; or else, and in between when it is due, it is claimed. While
-        intake is at work it writes down on its way what was handed over and confirmed; what it has
-        left is written first.
-
         Raises:
             BrokerAwayError: nothing could be published; the batch was given back.
             sqlalchemy.exc.SQLAlchemyError, TimeoutError: the database is away; what it should have
-                written down of this batch, the next run writes first.
+                written down, the next run writes first.
         """
-        await self._pay_debts()
-        if self._stopping or not self._handover.storing:
-            published, self._handover.published = self._handover.published, []
-            if published:
-                counts = await self._write_down(published, [], self._handover.token)
-                self._handover.written()
-                return counts
-        if not self._owes_claim and (handed := self._handover.take(self._batch_size)):
+        await self._completer.write()
+        try:
+            claimed = (await self._step()).claimed
+        finally:
+            counts = await self._completer.write()
+        return replace(counts, claimed=claimed)
+
+    async def _step(self) -> Counts:
+        """Publish one batch and leave what became of it to the completer.
+
+        The batch is what was handed over; or else, and in between when it is due, it is claimed.
+        """
+        claim_first = self._owes_claim and not self._stopping
+        if not claim_first and (handed := self._handover.take(self._batch_size)):
             self._owes_claim = self._claim_is_due
             return await self._deliver(handed, self._handover.token)
+        if self._stopping:
+            return Counts()
         token = new_id()
         claimed = await self._claim(token)
         return await self._deliver(claimed, token) if claimed else Counts()
@@ -167,46 +190,33 @@ class Relay:
         try:
             outcomes = await self._publish_in_order(events)
         except BrokerAwayError as error:
-            await self._keep_what_is_known(events, error.outcomes, token)
+            # What was answered before it broke off is kept, and the rest is free again.
+            held_back = _without_outcome(events, error.outcomes)
+            self._completer.add(Batch(token, error.outcomes, held_back))
             raise
-        held_back = _without_outcome(events, outcomes)
-        confirmed = [each for each in outcomes if isinstance(each, Confirmed)]
-        if len(confirmed) == len(events) and self._handover.leave(confirmed, token):
-            counts = Counts(claimed=len(events), published=len(confirmed))
-        else:
-            counts = await self._write_down(outcomes, held_back, token)
         self._metrics.relay_seconds.observe(time.perf_counter() - started)
-        if counts.deferred and not counts.published:
-            raise BrokerAwayError(next(e.reason for e in outcomes if isinstance(e, Deferred)))
-        return counts
+        self._completer.add(Batch(token, outcomes, _without_outcome(events, outcomes)))
+        published = sum(isinstance(each, Confirmed) for each in outcomes)
+        if not published and (deferred := _first_deferred(outcomes)):
+            raise BrokerAwayError(deferred.reason)
+        return Counts(claimed=len(outcomes), published=published)
 
-    async def _keep_what_is_known(
-        self,
-        events: Sequence[outbox.ClaimedEvent],
-        outcomes: Sequence[PublishOutcome],
-        token: str,
-    ) -> None:
-        """Write down what was answered before publishing broke off, and give back the rest."""
-        if not outcomes:
-            await self._give_back(events, token)
-            return
-        # Where the database is away, too, the next run writes it first.
-        with contextlib.suppress(SQLAlchemyError, TimeoutError, OSError):
-            await self._write_down(outcomes, _without_outcome(events, outcomes), token)
-
-    async def _write_down(
-        self,
-        outcomes: Sequence[PublishOutcome],
-        held_back: Sequence[outbox.ClaimedEvent],
-        token: str,
-    ) -> Counts:
-        with self._in_debt_for(lambda: self._completion.write(outcomes, held_back, token)):
-            return await self._completion.write(outcomes, held_back, token)
+    def _settled(self) -> None:
+        """A transaction of the completer has ended."""
+        self.steps += 1
+        if self._missed:
+            self._missed = False
+            self._handover.tell()
+        elif self._completer.failed:
+            self._handover.wake()
 
     async def _claim(self, token: str) -> list[outbox.ClaimedEvent]:
+        # What stands behind events that are published and not written yet cannot be claimed now:
+        # it is asked for again once they are written.
+        self._missed = self._handover.unleased and self._completer.unwritten > 0
         self._handover.claim()
         events: list[outbox.ClaimedEvent] = []
-        with self._in_debt_for(lambda: self._release(events, token)):
+        try:
             async with self._database.transaction() as connection:
                 events += await self._lock(connection)
                 if events:
@@ -218,6 +228,10 @@ class Relay:
                         await outbox.release(connection, ids, token=token)
                         events.clear()
                         return []  # our locks were lost on the way: asked again by the next run
+        except (SQLAlchemyError, TimeoutError, OSError):
+            # Whether it was committed is unknown: what it may have leased is free again.
+            self._completer.add(Batch(token, (), events))
+            raise
         # Of a long aggregate more may stand behind these.
         self._owes_claim = bool(events)
         self._next_claim = time.monotonic() + self._poll_seconds
@@ -244,27 +258,6 @@ class Relay:
         return firsts + await outbox.lock_followers(
             connection, followed, self._claim_limit, lease_seconds=lease_seconds
         )
-
-    @contextlib.contextmanager
-    def _in_debt_for(self, work: Callable[[], Awaitable[object]]) -> Iterator[None]:
-        """Where the database fails us in this block, `work` is what the next run does first.
-
-        Else these events would wait for their lease to end, and the confirmed ones be published
-        once more. The token keeps it harmless where it was done already, or is too late.
-        """
-        try:
-            yield
-        except (SQLAlchemyError, TimeoutError, OSError) as error:
-            if classify(error) is not Failure.DATA:
-                self._debts.append(work)
-            raise
-
-    async def _pay_debts(self) -> None:
-        while self._debts:
-            self.steps += 1
-            debt = self._debts.pop(0)
-            with self._in_debt_for(debt):
-                await debt()
 
     async def _publish_in_order(
         self, events: Sequence[outbox.ClaimedEvent]
@@ -301,24 +294,13 @@ class Relay:
                     waiting[each.event.aggregate] = left  # behind those that had no turn yet
         return outcomes
 
-    async def _give_back(self, events: Sequence[outbox.ClaimedEvent], token: str) -> None:
-        """Free the claim at once, or else as soon as the database is back."""
-        with (
-            contextlib.suppress(SQLAlchemyError, TimeoutError, OSError),
-            self._in_debt_for(lambda: self._release(events, token)),
-        ):
-            await self._release(events, token)
-
-    async def _give_back_handover(self) -> None:
+    async def _give_back(self) -> None:
         """While something is wrong, events wait in the outbox, where any relay may take them."""
         self._handover.open = False
-        if events := self._handover.take(len(self._handover)):
-            await self._give_back(events, self._handover.token)
-
-    async def _release(self, events: Sequence[outbox.ClaimedEvent], token: str) -> None:
-        if events:
-            async with self._database.transaction() as connection:
-                await outbox.release(connection, [each.event_id for each in events], token=token)
+        events = self._handover.take(len(self._handover))
+        self._completer.add(Batch(self._handover.token, (), events))
+        with contextlib.suppress(SQLAlchemyError, TimeoutError, OSError):
+            await self._completer.write()
 
     async def _wait_after(self, failures: int, error: Exception) -> None:
         if isinstance(error, BrokerAwayError):
@@ -331,8 +313,7 @@ class Relay:
         self.waits_for = f"the {what}: {why}"
         log(Action.RELAY_WAITING, logging.WARNING, waits_for=what, why=why, retry_in_seconds=delay)
         self._busy = False
-        if not self._stopping:
-            await asyncio.sleep(delay)
+        await asyncio.sleep(min(delay, STOPPING_PAUSE_SECONDS) if self._stopping else delay)
 
 
 def _round_of(
@@ -350,6 +331,10 @@ def _round_of(
             break
         heads.append(events.popleft())
     return heads
+
+
+def _first_deferred(outcomes: Sequence[PublishOutcome]) -> Deferred | None:
+    return next((each for each in outcomes if isinstance(each, Deferred)), None)
 
 
 def _without_outcome(

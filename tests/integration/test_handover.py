@@ -137,23 +137,17 @@ async def test_nobody_claims_what_was_handed_over_before_its_lease_is_over(
         assert len(await outbox.lock_claimable(connection, 10, lease_seconds=0)) == 1
 
 
-@pytest.mark.parametrize("written_by", ["relay", "intake"])
-async def test_an_event_behind_one_that_is_on_its_way_back_waits_for_no_poll(
-    service: Service, database: Database, written_by: str
+async def test_an_event_behind_one_that_is_not_written_yet_waits_for_no_poll(
+    service: Service, database: Database
 ) -> None:
     """The poll is an hour away: what is claimed here is claimed for what was written down."""
     await take_in(service, candidate(0))
     await take_in(service, candidate(0, "6.00"))
-    service.handover.storing = True  # intake is at work, and will write down what is published
-    assert (await service.relay.run_once()).published == 2, "the order's, and the conflict's copy"
-    assert await service.relay.run_once() == Counts()
-    assert not service.relay._claim_is_due, "it claims once, and not until intake is through"
+    assert (await service.relay._step()).published == 2, "the order's, and the conflict's copy"
+    assert await service.relay._step() == Counts()
+    assert not service.relay._claim_is_due, "it claims once, and not until that is written"
 
-    if written_by == "intake":
-        await take_in(service, candidate(1))
-    else:
-        service.handover.rest()
-        assert (await service.relay.run_once()).published == 2
+    assert (await service.relay._completer.write()).published == 2
     assert service.relay._claim_is_due
     await eventually(lambda: drained(service, database))
 
@@ -234,55 +228,11 @@ async def test_while_the_broker_is_away_what_was_handed_over_goes_back_to_the_ou
     }
 
 
-async def test_while_intake_is_at_work_publishing_costs_no_commit_and_storing_one_statement_more(
-    service: Service, database: Database
-) -> None:
-    await take_in(service, *(candidate(number) for number in range(100)))
-    service.handover.storing = True
-    with counting(service.database) as costs:
-        assert await service.relay.run_once() == Counts(claimed=100, published=100)
-    assert costs.counted == (0, 0)
-    assert not any(row.published_at for row in await rows(database, OutboxEvent))
-
-    with counting(service.database) as costs:
-        await take_in(service, candidate(100))
-
-    assert costs.counted == (4, 1)
-    published = {row.aggregate_id for row in await rows(database, OutboxEvent) if row.published_at}
-    assert published == {f"o-{number}" for number in range(100)}
-    assert not service.handover.published
-
-
-async def test_what_a_failed_commit_was_to_take_along_the_relay_writes_down(
+async def test_a_relay_that_is_stopped_writes_down_what_it_has_published(
     service: Service, database: Database
 ) -> None:
     await take_in(service, candidate())
-    service.handover.storing = True
-    await service.relay.run_once()
-    async with database.transaction() as connection:
-        await connection.execute(text("RENAME TABLE orders TO elsewhere"))
-    waiting = asyncio.create_task(service.intake.submit(candidate(1)))
-    await asyncio.sleep(0)
-    service.intake.abandon()
-    await service.intake.run_once()
-    await asyncio.gather(waiting, return_exceptions=True)
-    (row,) = await rows(database, OutboxEvent)
-    assert row.published_at is None
-
-    with counting(service.database) as costs:
-        assert (await service.relay.run_once()).published == 1
-
-    assert costs.counted == (1, 1)
-    (row,) = await rows(database, OutboxEvent)
-    assert row.published_at
-
-
-async def test_a_relay_that_is_stopped_writes_down_what_intake_was_to_take_along(
-    service: Service, database: Database
-) -> None:
-    await take_in(service, candidate())
-    service.handover.storing = True
-    await service.relay.run_once()
+    await service.relay._step()
     assert service.relay.busy
     service.relay.stop()
 
@@ -292,23 +242,6 @@ async def test_a_relay_that_is_stopped_writes_down_what_intake_was_to_take_along
     (row,) = await rows(database, OutboxEvent)
     assert row.published_at
     assert not service.relay.busy
-
-
-async def test_what_another_relay_has_taken_meanwhile_is_left_to_it_and_told(
-    service: Service, database: Database, caplog: pytest.LogCaptureFixture
-) -> None:
-    await take_in(service, candidate())
-    service.handover.storing = True
-    await service.relay.run_once()
-    another = new_id()
-    async with database.transaction() as connection:
-        await connection.execute(text(f"UPDATE outbox SET lease_token = '{another}'"))
-
-    await take_in(service, candidate(1))
-
-    assert "lease-lost" in caplog.messages
-    first, _ = await rows(database, OutboxEvent)
-    assert (first.lease_token, first.published_at) == (another, None)
 
 
 async def test_a_relay_that_has_nothing_to_do_claims_once_in_its_time_and_not_after_each_event(
@@ -353,7 +286,7 @@ async def test_a_flood_is_handed_over_and_not_claimed_since_intake_waits_for_the
     assert len(stored) == batch * batches
     assert all(row.published_at for row in stored)
     assert claims(costs) == []
-    assert batches < costs.commits <= batches + 2, "what intake has left, and the last events"
+    assert costs.commits == 2 * batches, "one to store a batch, and one to complete it"
 
 
 async def test_a_stranger_to_the_lease_changes_nothing(

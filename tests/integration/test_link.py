@@ -127,7 +127,7 @@ async def test_a_start_that_fails_leaves_no_connection_channel_consumer_or_task(
         case "first channel":
             monkeypatch.setattr(type(manager), "get_channel", no_channel)
         case "topology":
-            monkeypatch.setattr(Topology, "ensure", no_channel)
+            monkeypatch.setattr(declaration, "ensure", no_channel)
         case "subscriber":
             monkeypatch.setattr(type(broker.subscribers[0]), "start", no_channel)
         case "deadline":

@@ -20,7 +20,7 @@ from service.config.settings import Settings
 from service.domain.errors import BrokerAwayError
 from service.observability import Metrics
 from service.outbox.cleaner import Purge
-from service.outbox.completer import Completion, Counts
+from service.outbox.completer import Completer, Counts
 from service.outbox.envelope import Row, new_id
 from service.outbox.handover import Handover
 from service.outbox.publisher import Publisher, PublishOutcome
@@ -73,7 +73,7 @@ def relay_of(service: Service, publisher: Publisher) -> Relay:
         publisher,
         metrics,
         Handover(capacity=100, lease_seconds=600),
-        completion=Completion(service.database, metrics, max_attempts=2),
+        completer=Completer(service.database, metrics, max_attempts=2, batch_size=200),
         purge=purge_of(service),
         batch_size=100,
         lease_seconds=600,

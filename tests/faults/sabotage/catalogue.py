@@ -154,10 +154,11 @@ SABOTAGES = (
             ),
             Edit(
                 "service/consumer/batcher.py",
-                "                    await outbox.add_events(connection, plan.events)\n",
-                "                    await outbox.add_events(connection, plan.events)\n"
-                "                if lease and leased:\n"
-                "                    self._handover.give(leased, lease)\n",
+                "                await outbox.add_events(connection, plan.events)\n",
+                "                await outbox.add_events(connection, plan.events)\n"
+                "            if lease and leased:\n"
+                "                self._handover.give(leased, lease)\n"
+                "                await asyncio.sleep(0.1)\n",
             ),
         ),
     ),
@@ -183,9 +184,9 @@ SABOTAGES = (
         (
             Edit(
                 "service/consumer/batcher.py",
-                "                if plan.events:\n                    leased = ",
-                "            async with self._database.transaction() as connection:\n"
-                "                if plan.events:\n                    leased = ",
+                "            if plan.events:\n                leased = ",
+                "        async with self._database.transaction() as connection:\n"
+                "            if plan.events:\n                leased = ",
             ),
         ),
     ),
@@ -278,14 +279,15 @@ SABOTAGES = (
     ),
     Sabotage(
         "written-down-early",
-        "what intake is to write down as published is left to it before the broker's confirms",
+        "events are given to the completer as published before the broker's confirms",
         KILLED,
         Invariant.EVERY_EVENT_OBSERVED,
         (
             Edit(
                 "service/outbox/relay.py",
                 "        try:\n            outcomes = await self._publish_in_order(events)\n",
-                "        self._handover.leave([Confirmed(event) for event in events], token)\n"
+                "        early = [Confirmed(event) for event in events]\n"
+                "        self._completer.add(Batch(token, early))\n"
                 "        try:\n            outcomes = await self._publish_in_order(events)\n",
             ),
         ),
@@ -408,7 +410,11 @@ SABOTAGES = (
                 "MAX_ROUND_BYTES = 2**40",
             ),
             Edit("service/outbox/relay.py", "if error.timed_out:", "if False:"),
-            Edit("service/outbox/relay.py", "if not outcomes:", "if True:"),
+            Edit(
+                "service/outbox/relay.py",
+                "self._completer.add(Batch(token, error.outcomes, held_back))",
+                "self._completer.add(Batch(token, (), events))",
+            ),
             Edit(
                 "service/outbox/publisher.py",
                 "        yield progress\n",

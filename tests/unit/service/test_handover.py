@@ -6,7 +6,6 @@ from collections.abc import Callable
 import pytest
 
 from service.outbox.handover import Handover, Lease
-from service.outbox.publisher import Confirmed
 from tests.factories import claimed_event
 from tests.patience import PATIENCE_SECONDS
 
@@ -60,11 +59,12 @@ def test_what_has_lain_for_half_of_its_lease_is_left_to_a_claim(
     assert there.take(2) == [young]
 
 
-async def test_waiting_ends_with_news_of_either_kind_and_with_the_end() -> None:
+async def test_waiting_ends_with_news_of_any_kind_and_with_the_end() -> None:
     there = handover()
     ways: list[Callable[[], None]] = [
         lambda: there.give([claimed_event()], leased(there)),
         there.tell,
+        there.wake,
         there.close,
     ]
     for news in ways:
@@ -79,60 +79,6 @@ async def test_waiting_ends_with_news_of_either_kind_and_with_the_end() -> None:
 async def test_waiting_ends_without_news_after_the_time_given() -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         await handover().wait(0.01)
-
-
-def published(count: int = 1) -> list[Confirmed]:
-    return [Confirmed(claimed_event()) for _ in range(count)]
-
-
-def test_what_was_published_is_left_to_intake_only_while_it_is_at_work() -> None:
-    there, before, during, after = handover(), published(), published(), published()
-
-    assert not there.leave(before, there.token)
-    with there.taking_along() as taken:
-        assert taken == []
-        assert there.leave(during, there.token)
-        assert not there.leave(after, "the token of a claim")
-    with there.taking_along() as taken:
-        assert taken == during
-    there.rest()
-    assert not there.leave(after, there.token)
-    assert not there.holds_something
-
-
-def test_what_a_failed_transaction_took_along_is_the_relays_to_write_in_its_order() -> None:
-    there, first, second = handover(), published(), published()
-    with there.taking_along():
-        there.leave(first, there.token)
-    had_work = True
-
-    def lose_the_link() -> None:
-        nonlocal had_work
-        with there.taking_along():
-            there.leave(second, there.token)
-            had_work = there.has_work
-            raise OSError("lost")
-
-    with pytest.raises(OSError, match="lost"):
-        lose_the_link()
-
-    assert (had_work, there.has_work) == (False, True)
-    assert there.published == first + second
-    assert not there.leave(published(), there.token), "intake does not know when it will commit"
-
-
-async def test_resting_wakes_the_relay_where_something_is_left_to_write() -> None:
-    there = handover()
-    waiting = asyncio.create_task(there.wait(60))
-    await asyncio.sleep(0)
-    there.rest()
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    with there.taking_along():
-        there.leave(published(), there.token)
-    there.rest()
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        await waiting
 
 
 async def test_intake_waits_for_room_while_the_relay_keeps_up_and_not_for_ever(
