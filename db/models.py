@@ -45,13 +45,25 @@ class Order(SQLModel, table=True):
 class OutboxEvent(SQLModel, table=True):
     """One message to publish: exactly these bytes, always under this `event_id`.
 
-    Waiting: `published_at` and `parked_at` are NULL; where `available_at` is NULL or past, it may
-    be claimed. Claimed: `lease_until` lies ahead, and only the holder of `lease_token` may complete
-    it. Claimed from birth: there is a `lease_token` and no `lease_until`; the lease runs from
-    `created_at`, which is the server's clock. `ix_outbox_waiting` carries the claim's filter and
-    order, and no column of it is touched by a claim. `ix_outbox_aggregate` finds an earlier event
-    of the same aggregate that is still unpublished. Both begin with `published_at`: what waits is
-    one short stretch at their beginning, however many events were published before.
+        committed                       committed and handed over
+            │                                      │
+            ▼              claimed                 ▼    confirmed                 purged
+         waiting ──────────────────────────────▶ leased ──────────▶ published ─────────▶ ·
+          ▲   ▲                                  │ │ │
+          │   └──── released or lease expired ───┘ │ └─────────────▶ parked
+          │ available_at reached                   │   last attempt refused
+          └─────────────────── delayed ◀───────────┘
+                                  refused or deferred
+
+    Waiting: `published_at` and `parked_at` are NULL, `available_at` is NULL or past, and there is
+    no lease or an expired one. Leased: `lease_until` is ahead; a row leased from birth has a
+    `lease_token` and no `lease_until`, and its lease runs from `created_at`, by the server's clock.
+    Only the holder of `lease_token` completes, delays, parks or releases a row. Delayed:
+    `available_at` is ahead. Parked: `parked_at` is set, and later events of the aggregate wait.
+
+    `ix_outbox_waiting` carries the claim's filter and order; a claim updates none of its columns.
+    `ix_outbox_aggregate` finds an earlier unpublished event of the same aggregate. Both begin with
+    `published_at`. Cost stays flat: unpublished rows are adjacent in the index.
     """
 
     __tablename__ = "outbox"

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Makes the passwords of compose.yml as files in secrets/ (or FOLDER); those that are there are kept.
+# Generates the passwords of compose.yml as files in secrets/ (or FOLDER); keeps existing ones.
 #
 #     deploy/make_secrets.sh [FOLDER]
 #
-# The folder is closed to others on this machine. The files in it are readable, because a container
-# sees them with the owner and mode they have here, and its users are others than you.
+# The folder is closed to other users of this machine. The files in it are readable by all, because a
+# container sees them with their owner and mode here, and runs as other users than you.
 set -eu
 
 folder=${1:-$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)/secrets}

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Gives MySQL the two users of the service, as root over the server's socket: makes them where they
-# are missing, sets their passwords to what the secret files hold, and gives them their rights.
+# Creates the service's two MySQL users if missing, sets their passwords from the secret files, and
+# grants their rights, as root over the server's socket.
 #
-# compose.yml runs it before each migration, for the accounts, and after it: rights on a table can
-# be given once the table is there. Running it again changes nothing that is right already.
+# compose.yml runs it before each migration, for the accounts, and after it, for the rights: they can
+# be granted only on existing tables. Idempotent.
 set -eu
 
 # Named, never a default: root may be let in by another server on this machine without a password.

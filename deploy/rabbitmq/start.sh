@@ -1,10 +1,10 @@
 #!/bin/sh
-# Starts the broker of compose.yml: makes its users out of the secret files, then becomes the
-# command that it is given.
+# Starts the broker of compose.yml: creates its users from the secret files, then execs the given
+# command.
 #
 # RabbitMQ applies the definitions in $DEFINITIONS_DIR at every start, in the order of their names:
-# users first, then topology and the rights of the service's user. A password that changed in its
-# file holds from the next start on. Only salted hashes are written, and only into memory.
+# users first, then topology and the rights of the service's user. A changed
+# password file takes effect at the next start. Only salted hashes are written, and only into memory.
 set -eu
 
 secrets=${SECRETS_DIR:-/run/secrets}

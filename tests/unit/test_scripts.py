@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 INTERPRETERS = {b"#!/bin/sh", b"#!/usr/bin/env bash"}
@@ -81,6 +82,14 @@ def test_every_script_that_a_make_target_calls_is_there_and_runs(target: str) ->
         for word in re.findall(r"(?:^|[ ;|&])((?:deploy|tools|\.ci)/[\w./-]+)", command):
             runs = modes.get(word) == "100755" or f"python {word}" in command
             assert runs, f"make {target}: {word}"
+
+
+def test_every_check_of_make_check_is_a_hook() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    (checks,) = re.findall(r"^check: ([a-z -]+?) ##", (ROOT / "Makefile").read_text(), re.M)
+
+    assert {hook["id"] for hook in hooks} == set(checks.split())
+    assert [hook["entry"] for hook in hooks] == [f"make {hook['id']}" for hook in hooks]
 
 
 def test_no_package_registry_is_named_but_in_locks() -> None:
