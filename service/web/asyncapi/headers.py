@@ -42,22 +42,22 @@ class _EventHeaders(_Traced):
     """CloudEvents 1.0, AMQP binding, binary mode; and the trace context of the order."""
 
     specversion: Literal["1.0"] = Field(
-        alias="cloudEvents:specversion",
+        alias="cloudEvents_specversion",
         description="Version of CloudEvents.",
         examples=["1.0"],
     )
     id: UUID = Field(
-        alias="cloudEvents:id",
+        alias="cloudEvents_id",
         description="The event's id, as in the property `message_id`: a UUIDv7.",
         examples=[EVENT_ID],
     )
     source: Literal["/order-service"] = Field(
-        alias="cloudEvents:source",
+        alias="cloudEvents_source",
         description="Who says so. With the id it names the event uniquely.",
         examples=["/order-service"],
     )
     time: datetime = Field(
-        alias="cloudEvents:time",
+        alias="cloudEvents_time",
         description="When it was decided: UTC, RFC 3339, up to microseconds.",
         examples=["2026-01-31T12:00:00.000000+00:00"],
     )
@@ -67,10 +67,10 @@ class OrderProcessedHeaders(_EventHeaders):
     __doc__ = _EventHeaders.__doc__
 
     type: Literal["OrderProcessed"] = Field(
-        alias="cloudEvents:type", description="The event's name.", examples=["OrderProcessed"]
+        alias="cloudEvents_type", description="The event's name.", examples=["OrderProcessed"]
     )
     subject: str = Field(
-        alias="cloudEvents:subject", description="The order's id.", examples=["order-101"]
+        alias="cloudEvents_subject", description="The order's id.", examples=["order-101"]
     )
 
 
@@ -78,10 +78,10 @@ class OrderFailedHeaders(_EventHeaders):
     __doc__ = _EventHeaders.__doc__
 
     type: Literal["OrderFailed"] = Field(
-        alias="cloudEvents:type", description="The event's name.", examples=["OrderFailed"]
+        alias="cloudEvents_type", description="The event's name.", examples=["OrderFailed"]
     )
     subject: str = Field(
-        alias="cloudEvents:subject",
+        alias="cloudEvents_subject",
         description="The order's id for a conflict, else the dead letter's id.",
         examples=["order-101", DEAD_LETTER_ID],
     )

@@ -64,12 +64,12 @@ def _event_properties(name: str, what: str) -> dict[str, str]:
 
 def _event_headers(name: str, subject: str) -> dict[str, Any]:
     return {
-        "cloudEvents:specversion": "1.0",
-        "cloudEvents:id": EVENT_ID,
-        "cloudEvents:source": "/order-service",
-        "cloudEvents:type": name,
-        "cloudEvents:subject": subject,
-        "cloudEvents:time": "2026-01-31T12:00:00.000+00:00",
+        "cloudEvents_specversion": "1.0",
+        "cloudEvents_id": EVENT_ID,
+        "cloudEvents_source": "/order-service",
+        "cloudEvents_type": name,
+        "cloudEvents_subject": subject,
+        "cloudEvents_time": "2026-01-31T12:00:00.000+00:00",
         "traceparent": TRACE_PARENT,
     }
 
