@@ -87,10 +87,19 @@ class OrderFailedHeaders(_EventHeaders):
     )
 
 
-class DeadLetterHeaders(_Headers):
-    """Why it is here, beside the original message's own headers as they came (`CC` and `BCC`, by
-    which RabbitMQ would route, as `x-original-CC` and `x-original-BCC`).
+class DeadLetterHeaders(_EventHeaders):
+    """Why it is here, beside the original message's own headers as they came (a CloudEvent's,
+    and `CC` and `BCC`, by which RabbitMQ would route, behind `x-original-`).
     """
+
+    type: Literal["DeadLetter"] = Field(
+        alias="cloudEvents_type", description="The event's name.", examples=["DeadLetter"]
+    )
+    subject: str = Field(
+        alias="cloudEvents_subject",
+        description="The dead letter's id.",
+        examples=[DEAD_LETTER_ID],
+    )
 
     reason: FailureReason = Field(alias="x-failure-reason")
     details: str = Field(
@@ -123,6 +132,24 @@ class DeadLetterHeaders(_Headers):
         alias="x-original-message-id",
         description="The property `message_id` of the original message, where it had one.",
         examples=["7f9c2ba4-0001"],
+    )
+    original_type: str | None = Field(
+        None,
+        alias="x-original-type",
+        description="The property `type` of the original message, where it had one.",
+        examples=["OrderCreated"],
+    )
+    original_content_type: str | None = Field(
+        None,
+        alias="x-original-content-type",
+        description="The property `content_type` of the original message, where it had one.",
+        examples=["application/json"],
+    )
+    original_content_encoding: str | None = Field(
+        None,
+        alias="x-original-content-encoding",
+        description="The property `content_encoding` of the original message, where it had one.",
+        examples=["gzip"],
     )
     original_headers: str | None = Field(
         None,

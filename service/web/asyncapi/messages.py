@@ -55,7 +55,9 @@ def _event_properties(name: str, what: str) -> dict[str, str]:
             + (", else the event's own id." if what == "event" else "; absent without either.")
         ),
         "content_type": (
-            "`application/json`" if what == "event" else "As the original message had it."
+            "`application/json`"
+            if what == "event"
+            else "`application/octet-stream`: its bytes may be anything."
         ),
         "delivery_mode": "2: persistent.",
         "app_id": "`order-service`",
@@ -92,6 +94,8 @@ MESSAGES = {
         properties={
             "message_id": "Optional. Yours; goes on as the correlation id if there is no other.",
             "correlation_id": "Optional. Comes back on the event.",
+            "type": "Absent, or OrderCreated, with or without a namespace (docs/consumers.md).",
+            "content_type": "`application/json`, or `application/cloudevents+json`.",
             "content_encoding": "Absent, `identity`, or a name of UTF-8.",
             "reply_to": "Ignored.",
         },
@@ -205,12 +209,14 @@ MESSAGES = {
                 '{"orderId": "order-101", "userId": "user-456", "totalAmount": 0, '
                 '"idempotencyKey": "unique-key-001", "items": []}',
                 {
+                    **_event_headers("DeadLetter", DEAD_LETTER_ID),
+                    "cloudEvents_id": DEAD_LETTER_ID,
+                    "x-original-content-type": "application/json",
                     "x-failure-reason": "INVALID_PAYLOAD",
                     "x-failure-details": "totalAmount: Input should be greater than 0",
                     "x-dead-letter-id": DEAD_LETTER_ID,
                     "x-original-queue": "order_created_queue",
                     "x-received-at": "2026-01-31T12:00:00.000000+00:00",
-                    "traceparent": TRACE_PARENT,
                 },
             ),
         ),
