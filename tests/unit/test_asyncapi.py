@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from faststream.specification.asyncapi.v3_0_0.schema import ApplicationSchema
 from pydantic import BaseModel
 
 from order_contracts import FailureReason, OrderCreated, OrderFailed, OrderProcessed
@@ -149,6 +150,11 @@ def test_it_says_what_a_consumer_tolerates_and_where_no_header_is_none() -> None
     for message in DOCUMENT["components"]["messages"].values():
         assert "correlationId" not in message  # a property, for which there is no expression
     assert SCHEMAS["OrderItem"]["properties"]["quantity"]["format"] == "int64"
+
+
+def test_faststream_reads_it_so_docs_serve_works() -> None:
+    read = ApplicationSchema.model_validate(DOCUMENT)
+    assert (read.asyncapi, len(read.channels)) == ("3.1.0", 7)
 
 
 def test_a_patch_merges_as_rfc_7396_says() -> None:
