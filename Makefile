@@ -61,12 +61,13 @@ imports: setup ## Check the import contracts
 docs: setup ## Generate asyncapi.yaml from the code
 	@env -i PATH="$$PATH" HOME="$$HOME" $(RUN) faststream docs gen service.app:app --yaml
 
-docs-check: setup ## Check that asyncapi.yaml is up to date and valid (needs npm)
+docs-check: setup ## Check that asyncapi.yaml is up to date and valid: parser and Spectral (needs npm)
 	@npm ci --prefix tests/asyncapi --silent --no-audit --no-fund
 	@mkdir -p run
 	@env -i PATH="$$PATH" HOME="$$HOME" $(RUN) faststream docs gen service.app:app --yaml --out run/asyncapi.yaml
 	@diff -u asyncapi.yaml run/asyncapi.yaml || { echo "asyncapi.yaml is out of date: run make docs" >&2; exit 1; }
 	@node tests/asyncapi/validate.mjs asyncapi.yaml
+	@tests/asyncapi/node_modules/.bin/spectral lint --fail-severity=warn --ruleset tests/asyncapi/.spectral.yaml asyncapi.yaml
 
 schema-check: setup ## Check that the migrations create the tables the models describe
 	@mkdir -p run && rm -f run/schema.db

@@ -192,10 +192,10 @@ def load(stage: Stage, rows: int, *, published: bool) -> None:
             f" '{names.events_exchange}', 'order.processed',"
             ' CONCAT(\'{"orderId":"loaded-\', n, \'","idempotencyKey":"key-loaded-\', n,'
             ' \'","status":"PROCESSED","processingTimestamp":"2026-01-01T00:00:00.000000Z"}\'),'
-            " 'application/json', UUID(), JSON_OBJECT('cloudEvents:specversion', '1.0',"
-            " 'cloudEvents:id', UUID(), 'cloudEvents:source', '/order-service',"
-            " 'cloudEvents:type', 'OrderProcessed', 'cloudEvents:subject', CONCAT('loaded-', n),"
-            f" 'cloudEvents:time', '2026-01-01T00:00:00+00:00'), {at}"
+            " 'application/json', UUID(), JSON_OBJECT('cloudEvents_specversion', '1.0',"
+            " 'cloudEvents_id', UUID(), 'cloudEvents_source', '/order-service',"
+            " 'cloudEvents_type', 'OrderProcessed', 'cloudEvents_subject', CONCAT('loaded-', n),"
+            f" 'cloudEvents_time', '2026-01-01T00:00:00+00:00'), {at}"
             f" FROM numbers WHERE n < {min(LOAD_ROWS, rows - first)} ORDER BY n"
         )
     ask("DROP TABLE numbers")

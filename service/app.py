@@ -74,12 +74,7 @@ if TYPE_CHECKING:
 DRAIN_SHARE, LEAVE_SHARE, RELAY_SHARE, CLOSE_SHARE = 0.5, 0.1, 0.2, 0.1
 # Added to the deadlines of what a part waits for, before it counts as standing still.
 STALL_SPARE_SECONDS = 15.0
-
-DESCRIPTION = """\
-Every OrderCreated message ends, exactly once in effect, as one stored order and one
-OrderProcessed, or as one dead letter with its reason and one OrderFailed; nothing is lost in
-between, whatever dies. Delivery is at least once: a repeated event has the same message id.
-"""
+DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 
 
 class ServiceApp(AsgiFastStream):
@@ -397,23 +392,24 @@ def create_app(settings: Settings) -> ServiceApp:
     `async with app.start_lifespan_context()`.
     """
     service = Service(settings)
+    contract = Contract(
+        title="Order service",
+        version=version("order-service"),
+        license=License(name="Apache-2.0", url="https://www.apache.org/licenses/LICENSE-2.0"),
+    )
+    contract.topology = service.topology
     app = ServiceApp(
         service.broker,
         lifespan=service.lifespan,
         on_shutdown=[service.stop_consuming],
         logger=None,
-        specification=Contract(
-            title="Order service",
-            version=version("order-service"),
-            description=DESCRIPTION,
-            license=License(name="Apache-2.0", url="https://www.apache.org/licenses/LICENSE-2.0"),
-        ),
+        specification=contract,
     )
     app.service = service
     console = console_routes(
         settings, service.database, service.broker, service.health, service.metrics
     )
-    app.web = _web([*service.health.routes(), *document_routes(app), *console])
+    app.web = _web([*service.health.routes(), *document_routes(app, _server(settings)), *console])
     hosts = Hosts(parse_names(settings.web_hosts), private=not settings.embedded_broker)
     app.gate = Gate(app.answer, hosts)
     serve_with(Limits(settings.web_connections, settings.web_exchange_seconds))
@@ -457,8 +453,22 @@ def _make_broker(settings: Settings, topology: Topology) -> ServiceBroker:
         # Written out, or this deployment's address would stand in the contract.
         specification_url="amqp://rabbitmq:5672/",
         protocol="amqp",
-        description="RabbitMQ. In production over TLS (amqps), with a user for this service alone.",
     )
+
+
+def _server(settings: Settings) -> dict[str, Any] | None:
+    """This deployment's broker, for its page alone; no password, and no user."""
+    if settings.embedded_broker:
+        return None
+    url = URL(settings.broker)
+    return {
+        "host": f"{url.raw_host}:{url.port or DEFAULT_PORTS[url.scheme]}",
+        "pathname": url.raw_path or "/",
+        "protocol": url.scheme,
+        "protocolVersion": "0.9.1",
+        "description": "The RabbitMQ of this deployment.",
+        "security": [{"$ref": "#/components/securitySchemes/user-password"}],
+    }
 
 
 def _broker_url(settings: Settings, name: str) -> str:

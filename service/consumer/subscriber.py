@@ -27,11 +27,13 @@ from service.backoff import delay_after
 from service.consumer import codec
 from service.consumer.acknowledgements import Acknowledging, AtHand
 from service.consumer.unit_of_work import Outcome
+from service.domain.cloud_events import data_of, is_structured
 from service.domain.errors import BrokerAwayError, DatabaseAwayError, Refusal, TooManyReturnsError
+from service.domain.message_type import other_type
 from service.inbound import Candidate, Refused
 from service.observability import Action, log, where
 from service.rabbitmq.delivery import Delivery
-from service.rabbitmq.origin import content_encoding, own_event
+from service.rabbitmq.origin import content_encoding, content_type, named_types, own_event
 from service.rabbitmq.topology import Topology
 
 Submit = Callable[[Candidate | Refused], Awaitable[Outcome]]
@@ -105,7 +107,22 @@ def incoming_queue(topology: Topology) -> RabbitQueue:
 
 
 async def _decode(message: StreamMessage[Any]) -> Any:
-    return codec.decode(message.body, content_encoding(message.raw_message))
+    """The JSON of an order, from the body or from the CloudEvent that the body is.
+
+    Raises:
+        Refusal: it names another type, or cannot be read.
+    """
+    raw = message.raw_message
+    if place := other_type(*named_types(raw)):
+        raise Refusal(
+            FailureReason.UNSUPPORTED_TYPE, f"{place}: must name OrderCreated, or be absent"
+        )
+    value = codec.decode(message.body, content_encoding(raw))
+    if is_structured(content_type(raw)):
+        value = data_of(value)
+        if isinstance(value, bytes):
+            value = codec.decode(value)
+    return value
 
 
 def _dead_lettering(submit: Submit, messages: AtHand, queue: str) -> type[Acknowledging]:

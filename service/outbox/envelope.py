@@ -19,6 +19,11 @@ from service.rabbitmq.origin import DEAD_LETTER, DEAD_LETTER_IDS, dead_letter_id
 from service.rabbitmq.topology import Topology
 
 SOURCE = "/order-service"
+# The binding allows `cloudEvents:` too, and prefers this: JMS allows no colon in a name.
+CLOUD_EVENTS_PREFIX = "cloudEvents_"
+# Of a dead letter: nothing is known of its bytes, whatever its sender called them; what that was is
+# in `x-original-content-type`.
+ANY_BYTES = "application/octet-stream"
 CENT = Decimal("0.01")
 UNKNOWN_ORDER = "UNKNOWN"
 CONFLICTS = {FailureReason.IDEMPOTENCY_CONFLICT, FailureReason.ORDER_ID_CONFLICT}
@@ -44,17 +49,16 @@ def made_at(event_id: str) -> datetime:
 
 def cloud_event(event: ClaimedEvent) -> dict[str, str]:
     """CloudEvents 1.0, AMQP protocol binding, binary content mode: headers that follow from the
-    event, and are not stored. None for a dead letter, which is a message of somebody else's."""
-    if event.event_type == DEAD_LETTER:
-        return {}
-    return {
-        "cloudEvents:specversion": "1.0",
-        "cloudEvents:id": event.event_id,
-        "cloudEvents:source": SOURCE,
-        "cloudEvents:type": event.event_type,
-        "cloudEvents:subject": event.aggregate_id,
-        "cloudEvents:time": made_at(event.event_id).isoformat(timespec="milliseconds"),
+    event, and are not stored. `datacontenttype` is the property `content_type`."""
+    attributes = {
+        "specversion": "1.0",
+        "id": event.event_id,
+        "source": SOURCE,
+        "type": event.event_type,
+        "subject": event.aggregate_id,
+        "time": made_at(event.event_id).isoformat(timespec="milliseconds"),
     }
+    return {f"{CLOUD_EVENTS_PREFIX}{name}": value for name, value in attributes.items()}
 
 
 def to_publish(row: Row) -> ClaimedEvent:
@@ -133,7 +137,7 @@ class Events:
             "exchange": self.topology.exchange,
             "routing_key": self.topology.dead_letter_key,
             "payload": delivery.body,
-            "content_type": delivery.raw.content_type,
+            "content_type": ANY_BYTES,
             "correlation_id": delivery.correlation_id,
             "lease_token": None,
             "headers": {

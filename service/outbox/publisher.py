@@ -324,7 +324,7 @@ def _fitting_properties(event: ClaimedEvent, frame_bytes: int) -> spec.Basic.Pro
 def properties_of(event: ClaimedEvent) -> dict[str, Any]:
     """What travels beside an event's payload: the same each time it is published."""
     return {
-        "headers": cloud_event(event) | from_json(event.headers),
+        "headers": from_json(event.headers) | cloud_event(event),
         "content_type": event.content_type,
         "correlation_id": event.correlation_id,
         "message_id": event.event_id,

@@ -14,7 +14,17 @@ from decimal import Decimal
 from typing import Any, Protocol
 
 from service.rabbitmq.field_table import BROKER_HEADERS, ROUTING_HEADERS, Fields, write_table
-from service.rabbitmq.origin import ORIGINAL_ENCODING
+from service.rabbitmq.origin import (
+    CLOUD_EVENTS,
+    DEAD_LETTER,
+    ORIGINAL,
+    ORIGINAL_CONTENT_TYPE,
+    ORIGINAL_ENCODING,
+    ORIGINAL_HEADERS,
+    ORIGINAL_TYPE,
+    content_type,
+    dead_letter_ids,
+)
 
 # A statement must fit into the server's max_allowed_packet: 16 MiB where it is smallest (MariaDB),
 # and a byte takes two in a statement (db.engine). A relay holds a whole batch of such rows in
@@ -26,6 +36,8 @@ REST_OF_STATEMENT_BYTES = 8 * 1024
 
 # All headers of a message share one frame (128 KiB at most by default) with its other properties.
 MAX_HEADER_BYTES = 96 * 1024
+# What a body is read by, kept where other headers are not.
+_OF_THE_BODY = (ORIGINAL_ENCODING, ORIGINAL_CONTENT_TYPE, ORIGINAL_TYPE)
 HEADERS_TOO_LARGE = "kept in the database only: too large"
 # As JSON, escaped for a statement, a byte of headers takes up to eight there: `\\u0001`.
 HEADER_WEIGHT = 4
@@ -131,24 +143,35 @@ class Delivery:
     def headers_to_publish(self) -> dict[str, Any]:
         """The sender's headers as JSON, fit to be published by us: none that routes, and no more
         than fit into one frame."""
-        sent = {_name_to_publish(key): value for key, value in self.headers().items()}
+        came_back = bool(dead_letter_ids(self.raw))
+        sent = {
+            _name_to_publish(key): value
+            for key, value in self.headers().items()
+            if not (came_back and key.startswith(CLOUD_EVENTS))
+        }
         if message_id := self.raw.message_id:
             sent["x-original-message-id"] = message_id
         if encoding := self.raw.content_encoding:
             sent[ORIGINAL_ENCODING] = encoding
+        if (said := content_type(self.raw)) is not None:
+            sent[ORIGINAL_CONTENT_TYPE] = said
+        if (kind := getattr(self.raw, "type", None)) and not (came_back and kind == DEAD_LETTER):
+            sent[ORIGINAL_TYPE] = kind
         headers, size = sent, _encoded_size(sent)
         if not size:
             sizes = {key: _encoded_size({key: value}) for key, value in sent.items()}
             headers, size = {key: sent[key] for key in sent if sizes[key]}, sum(sizes.values())
-            headers["x-original-headers"] = "some kept in the database only: not encodable"
+            headers[ORIGINAL_HEADERS] = "some kept in the database only: not encodable"
         if size > MAX_HEADER_BYTES:
-            return {"x-original-headers": HEADERS_TOO_LARGE}
+            kept = {name: sent[name] for name in _OF_THE_BODY if name in sent}
+            return {**kept, ORIGINAL_HEADERS: HEADERS_TOO_LARGE}
         return headers
 
 
 def _name_to_publish(name: str) -> str:
     # With a `$` in front a name would be read as a type by `from_json`.
-    return f"x-original-{name}" if name.lower() in ROUTING_HEADERS or name[:1] == "$" else name
+    ours = name.lower() in ROUTING_HEADERS or name[:1] == "$" or name.startswith(CLOUD_EVENTS)
+    return f"{ORIGINAL}{name}" if ours else name
 
 
 def _encoded_size(headers: dict[str, Any]) -> int:

@@ -98,6 +98,21 @@ async def test_yaml_is_the_committed_file_and_json_the_same(client: httpx.AsyncC
     assert as_json.headers["content-type"] == "application/json"
 
 
+async def test_the_page_shows_this_deployments_server_and_no_login() -> None:
+    url = "amqps://someone:c4nary@mq.example.com/shop"
+    app = create_app(settings_for(mq_url=url, database_url="sqlite+aiosqlite://"))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as http:
+        answer = await http.get(f"{PAGE}.json")
+    await app.service.database.dispose()
+    (server,) = answer.json()["servers"].values()
+    assert (server["protocol"], server["host"]) == ("amqps", "mq.example.com:5671")
+    assert server["pathname"] == "/shop"
+    assert "c4nary" not in answer.text
+    assert "someone" not in answer.text
+    assert "mq.example.com" not in app.schema.to_specification().to_yaml()
+
+
 @pytest.mark.parametrize("path", [PAGE, f"{PAGE}.json", f"{PAGE}.yaml"])
 async def test_a_document_is_not_sent_twice(client: httpx.AsyncClient, path: str) -> None:
     first = await client.get(path)

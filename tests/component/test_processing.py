@@ -6,6 +6,7 @@ Copy this to test a subscriber of your own against this service: no server is ne
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,78 @@ async def test_a_content_encoding_is_refused(app: ServiceApp) -> None:
         (letter,) = await rows(app.service.database, DeadLetter)
 
     assert letter.reason == "UNSUPPORTED_ENCODING"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"message_type": "OrderCancelled"},
+        {"message_type": "OrderCreated.v2"},
+        {"headers": {"cloudEvents:type": "com.example.OrderCancelled"}},
+        {"headers": {"__TypeId__": "com.example.OrderShipped"}},
+    ],
+)
+async def test_a_message_of_another_type_is_one_dead_letter(
+    app: ServiceApp, options: dict[str, Any]
+) -> None:
+    async with app.start_lifespan_context():
+        await send(app, order_created_json(), **options)
+
+        assert await rows(app.service.database, Order) == []
+        (letter,) = await rows(app.service.database, DeadLetter)
+        failed, copy = await rows(app.service.database, OutboxEvent)
+
+    assert letter.reason == "UNSUPPORTED_TYPE"
+    assert letter.details.endswith(": must name OrderCreated, or be absent")
+    assert json.loads(failed.payload)["orderId"] == "UNKNOWN"
+    assert copy.payload == order_created_json()
+
+
+async def test_a_structured_cloud_event_is_the_order_that_is_in_it(app: ServiceApp) -> None:
+    event = {
+        "specversion": "1.0",
+        "id": "e-1",
+        "source": "/shop",
+        "type": "com.example.order.created",
+        "data": json.loads(order_created_json()),
+    }
+    coded = {name: event[name] for name in event if name != "data"}
+    coded["data_base64"] = base64.b64encode(order_created_json(totalAmount="99.990")).decode()
+    structured = "application/cloudevents+json; charset=utf-8"
+    async with app.start_lifespan_context():
+        await send(app, json.dumps(event).encode(), content_type=structured)
+        await send(app, json.dumps(coded).encode(), content_type=structured)
+        await send(app, order_created_json())
+
+        (order,) = await rows(app.service.database, Order)
+        (processed,) = await rows(app.service.database, OutboxEvent)
+
+    assert (order.order_id, str(order.total_amount)) == ("order-101", "99.99")
+    assert processed.event_type == "OrderProcessed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "details"),
+    [
+        ({"type": "Other"}, "UNSUPPORTED_TYPE", "type: must name OrderCreated"),
+        ({"data": {"orderId": "o-9"}}, "INVALID_PAYLOAD", "userId: Field required"),
+        ({"data": ["x"]}, "INVALID_PAYLOAD", "body: Input should be an object"),
+        ({"data_base64": "e30="}, "INVALID_PAYLOAD", "data: either this or data_base64"),
+        ({"data": "\ud800"}, "INVALID_JSON", "body: a lone surrogate"),
+    ],
+)
+async def test_a_structured_cloud_event_without_an_order_is_a_dead_letter(
+    app: ServiceApp, changes: dict[str, Any], reason: str, details: str
+) -> None:
+    event = {"specversion": "1.0", "id": "e-1", "source": "/shop", "type": "OrderCreated"}
+    body = json.dumps(event | {"data": {}} | changes).encode()
+    async with app.start_lifespan_context():
+        await send(app, body, content_type="application/cloudevents+json")
+
+        (letter,) = await rows(app.service.database, DeadLetter)
+
+    assert (letter.reason, letter.body) == (reason, body)
+    assert letter.details.startswith(details)
 
 
 async def test_trace_and_correlation_travel_from_the_message_to_its_event(app: ServiceApp) -> None:

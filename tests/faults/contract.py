@@ -103,8 +103,8 @@ def faults_of_form(event: Observed) -> list[str]:
         faults.append(f"content type {event.content_type}")
     if not event.correlation_id:
         faults.append("no correlation id")
-    expected = {"cloudEvents:specversion": "1.0", "cloudEvents:id": event.event_id}
-    expected["cloudEvents:type"] = kind
+    expected = {"cloudEvents_specversion": "1.0", "cloudEvents_id": event.event_id}
+    expected["cloudEvents_type"] = kind
     faults += [
         f"{name} is {event.headers.get(name)}"
         for name, value in expected.items()

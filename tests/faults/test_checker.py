@@ -97,9 +97,9 @@ class World:
     ) -> None:
         body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         headers = {
-            "cloudEvents:specversion": "1.0",
-            "cloudEvents:id": event_id,
-            "cloudEvents:type": kind,
+            "cloudEvents_specversion": "1.0",
+            "cloudEvents_id": event_id,
+            "cloudEvents_type": kind,
         }
         if reason:
             headers = {"x-failure-reason": reason, "x-failure-details": "?"}
@@ -280,7 +280,7 @@ def told_twice(index: int, **fields: Any) -> Break:
     def broken(world: World) -> None:
         event = world.observed[index]
         again = f"again-{event.event_id}"
-        headers = event.headers | {"cloudEvents:id": again}
+        headers = event.headers | {"cloudEvents_id": again}
         world.observed.append(replace(event, event_id=again, headers=headers, **fields))
         row = next(row for row in world.outbox if row.event_id == event.event_id)
         world.outbox.append(replace(row, event_id=again))
@@ -374,8 +374,8 @@ BROKEN: list[tuple[Invariant, Break]] = [
     (Invariant.EVENT_IS_WELL_FORMED, change("observed", 0, content_type=None)),
     (Invariant.EVENT_IS_WELL_FORMED, change("observed", 0, correlation_id="b")),
     (Invariant.EVENT_IS_WELL_FORMED, change("observed", 0, correlation_id=None)),
-    (Invariant.EVENT_IS_WELL_FORMED, header(0, "cloudEvents:id", "another")),
-    (Invariant.EVENT_IS_WELL_FORMED, header(0, "cloudEvents:specversion", None)),
+    (Invariant.EVENT_IS_WELL_FORMED, header(0, "cloudEvents_id", "another")),
+    (Invariant.EVENT_IS_WELL_FORMED, header(0, "cloudEvents_specversion", None)),
     (Invariant.EVENT_IS_WELL_FORMED, header(7, "x-received-at", None)),
     (Invariant.EVENT_IS_WELL_FORMED, said(0, status="FAILED")),
     (Invariant.EVENT_IS_WELL_FORMED, said(0, processingTimestamp="2026-01-31T12:00:00")),

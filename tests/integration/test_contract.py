@@ -48,8 +48,8 @@ async def test_a_new_order_ends_as_a_row_and_one_event_with_the_promised_propert
     assert event.timestamp is not None
     assert (event.exchange, event.routing_key) == ("order_events", "order.processed")
     assert event.headers["traceparent"] == traceparent
-    assert event.headers["cloudEvents:specversion"] == "1.0"
-    assert event.headers["cloudEvents:id"] == event.message_id
+    assert event.headers["cloudEvents_specversion"] == "1.0"
+    assert event.headers["cloudEvents_id"] == event.message_id
     assert str(order.total_amount) == "99.99"
     assert order.items == [{"sku": "85123A", "quantity": 6, "unitPrice": "2.55"}]
 

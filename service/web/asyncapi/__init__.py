@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from faststream.asgi import AsgiFastStream
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
+
+from service.web.asyncapi.contract import ContractDocument
 
 if TYPE_CHECKING:
     import os
@@ -63,13 +65,18 @@ PAGE = """\
 """
 
 
-def document_routes(app: AsgiFastStream) -> list[BaseRoute]:
+def document_routes(app: AsgiFastStream, server: dict[str, Any] | None) -> list[BaseRoute]:
     """`/docs/asyncapi` (also `.json` and `.yaml`) and the files the page needs.
+
+    Args:
+        server: this deployment's, as an AsyncAPI server object; None: as in the committed file.
 
     The documents are made here and now: once an in-process broker runs, FastStream's own helpers
     are among its subscribers, and a document would have them too.
     """
     contract = app.schema.to_specification()
+    if server is not None and isinstance(contract, ContractDocument):
+        contract = contract.on(server)
     page = PAGE.format(
         title=escape(contract.title),
         icon=ICON,

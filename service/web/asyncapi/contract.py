@@ -1,8 +1,7 @@
-"""The AsyncAPI document: what FastStream knows of the application, and what it has no place for.
+"""The AsyncAPI document: FastStream's own, one declarative overlay, and the queues' arguments.
 
-FastStream gives channels, operations, payload schemas and the server; added here are the names, the
-headers, the AMQP properties and the examples, and an order that is the same every time. Nothing in
-it comes from the environment but the names of queues and exchange.
+FastStream gives channels, operations and payload schemas. `overlay.yaml` says what it has no place
+for. Nothing comes from the environment but the names of queues and exchange.
 """
 
 from __future__ import annotations
@@ -10,17 +9,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from string import Template
 from typing import Any
 
 import yaml
 from faststream.specification import AsyncAPI, Specification
 
-from service.web.asyncapi.messages import MESSAGES, MessageNotes
+from service.rabbitmq.topology import Topology
 
-SERVER = "rabbitmq"
-SECURITY = "userPassword"
-BINDING = "0.3.0"
-SCHEMAS = "#/components/schemas/"
+OVERLAY = Path(__file__).parent / "overlay.yaml"
 
 Document = dict[str, Any]
 
@@ -28,9 +26,17 @@ Document = dict[str, Any]
 class Contract(AsyncAPI):
     """FastStream's AsyncAPI factory; `faststream docs gen` and the page both ask it."""
 
+    topology: Topology
+
     @cached_property
     def _finished(self) -> Specification:
-        return ContractDocument(_completed(super().to_specification().to_jsonable()))
+        document = merged(super().to_specification().to_jsonable(), overlay(self.topology))
+        document = merged(document, queues(self.topology))
+        # FastStream gives these in another order each time.
+        for part in (document, document["components"]):
+            for name in {"channels", "operations", "schemas"} & part.keys():
+                part[name] = dict(sorted(part[name].items()))
+        return ContractDocument(document)
 
     def to_specification(self) -> Specification:
         """The same document for the life of the application."""
@@ -58,147 +64,83 @@ class ContractDocument:
             self.document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
         )
 
+    def on(self, server: Document) -> ContractDocument:
+        """The same with the server of this deployment, in place of the one in the file."""
+        return ContractDocument(self.document | {"servers": {"deployment": server}})
+
 
 class _Dumper(yaml.SafeDumper):
-    """Text of several lines as a block, no aliases: for people to read."""
+    """No aliases: for people to read."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+def merged(target: Any, patch: Any) -> Any:
+    """`target` with a JSON Merge Patch (RFC 7396) applied."""
+    if not isinstance(patch, dict):
+        return patch
+    found = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            found.pop(name, None)
+        else:
+            found[name] = merged(found.get(name), value)
+    return found
 
 
-_Dumper.add_representer(str, _text)
+def overlay(topology: Topology) -> Document:
+    """`overlay.yaml` with the names of this topology."""
+    names = {
+        "exchange": topology.exchange,
+        "incoming": topology.incoming.name,
+        "processed": topology.processed.name,
+        "failed": topology.failed.name,
+        "dead_letters": topology.dead_letters.name,
+    }
+    filled: Document = _filled(yaml.safe_load(OVERLAY.read_text(encoding="utf-8")), names)
+    return filled
 
 
-def _completed(raw: Document) -> Document:
-    if undescribed := raw["channels"].keys() ^ MESSAGES.keys():
-        raise LookupError(f"not both wired and described: {', '.join(sorted(undescribed))}")
-    found = raw["components"]["schemas"]
-    (server,) = raw["servers"].values()
-    (security,) = raw["components"]["securitySchemes"].values()
-    headers = {notes.headers.__name__: _headers(notes) for notes in MESSAGES.values()}
+def queues(topology: Topology) -> Document:
+    """The queues with their arguments, for which the AMQP binding has no place: `x-arguments`."""
+    found = {
+        "OrderCreated": topology.incoming,
+        "OrderProcessedQueue": topology.processed,
+        "OrderFailedQueue": topology.failed,
+        "DeadLetterQueue": topology.dead_letters,
+    }
     return {
-        "asyncapi": raw["asyncapi"],
-        "info": {**raw["info"], "description": raw["info"]["description"].strip()},
-        "defaultContentType": raw["defaultContentType"],
-        "servers": {
-            SERVER: {**server, "security": [{"$ref": f"#/components/securitySchemes/{SECURITY}"}]}
-        },
-        "channels": {name: _channel(name, raw["channels"][name]) for name in MESSAGES},
-        "operations": dict(_operation(name, raw["operations"][name]) for name in MESSAGES),
-        "components": {
-            "messages": {name: _message(name, notes) for name, notes in MESSAGES.items()},
-            "schemas": {
-                name: _schema({"title": name} | schema)
-                for name, schema in sorted((found | headers).items(), key=_payloads_first)
-            },
-            "securitySchemes": {
-                SECURITY: {
-                    **security,
-                    "description": "A RabbitMQ user, named by the login of the connection (PLAIN).",
+        "channels": {
+            name: {
+                "bindings": {
+                    "amqp": {
+                        "is": "queue",
+                        "bindingVersion": "0.3.0",
+                        "queue": {
+                            "name": queue.name,
+                            "durable": True,
+                            "exclusive": False,
+                            "autoDelete": False,
+                            # The virtual host is the deployment's.
+                            "vhost": "/",
+                            "x-arguments": queue.arguments,
+                        },
+                    }
                 }
-            },
-        },
-    }
-
-
-def _payloads_first(schema: tuple[str, Any]) -> tuple[int, str]:
-    """Payloads in the order of their messages, then their parts, then headers."""
-    name, _ = schema
-    order = [*MESSAGES, "OrderItem", "FailureReason"]
-    return (order.index(name) if name in order else len(order), "")
-
-
-def _channel(name: str, raw: Document) -> Document:
-    amqp = raw["bindings"]["amqp"]
-    for part in ("queue", "exchange"):
-        if part in amqp:
-            # The virtual host is the deployment's.
-            amqp[part] = {**amqp[part], "vhost": "/"}
-    return {
-        "address": raw["address"],
-        "title": name,
-        "description": raw["description"],
-        "messages": {name: {"$ref": f"#/components/messages/{name}"}},
-        "bindings": {"amqp": amqp},
-    }
-
-
-def _operation(name: str, raw: Document) -> tuple[str, Document]:
-    action = raw["action"]
-    amqp = raw["bindings"]["amqp"]
-    # The binding has some fields for receiving and the others for sending only.
-    binding = (
-        {"ack": True}
-        if action == "receive"
-        else {key: amqp[key] for key in ("cc", "deliveryMode", "mandatory")} | {"timestamp": True}
-    )
-    verb = "Receive" if action == "receive" else "Publish"
-    return f"{action}{name}", {
-        "action": action,
-        "channel": {"$ref": f"#/channels/{name}"},
-        "title": f"{verb} {name}",
-        "summary": MESSAGES[name].operation,
-        "bindings": {"amqp": {**binding, "bindingVersion": BINDING}},
-        "messages": [{"$ref": f"#/channels/{name}/messages/{name}"}],
-    }
-
-
-def _message(name: str, notes: MessageNotes) -> Document:
-    typed = {"bindings": {"amqp": {"messageType": name, "bindingVersion": BINDING}}}
-    return {
-        "name": name,
-        "title": name,
-        "summary": notes.summary,
-        "description": notes.description,
-        "contentType": notes.content_type,
-        "correlationId": {
-            "description": "The AMQP property `correlation_id`.",
-            "location": "$message.header#/correlation_id",
-        },
-        "headers": {"$ref": SCHEMAS + notes.headers.__name__},
-        "payload": {"$ref": SCHEMAS + name},
-        **(typed if notes.type_property else {}),
-        "examples": [
-            {
-                "name": example.name,
-                "summary": example.summary,
-                **({"headers": example.headers} if example.headers else {}),
-                "payload": example.payload,
             }
-            for example in notes.examples
-        ],
+            for name, queue in found.items()
+        }
     }
 
 
-def _headers(notes: MessageNotes) -> Document:
-    schema = notes.headers.model_json_schema(ref_template=SCHEMAS + "{model}")
-    schema.pop("$defs", None)  # FastStream has them from the payloads
-    return schema
-
-
-def _schema(raw: Document) -> Document:
-    """A schema without what Pydantic makes up: titles of properties, defaults, null for absent."""
-    properties = {name: _property(each) for name, each in raw.get("properties", {}).items()}
-    head = {key: raw[key] for key in ("title", "description", "type") if key in raw}
-    rest = {key: value for key, value in raw.items() if key not in {*head, "properties"}}
-    if "required" in rest and not rest["required"]:
-        del rest["required"]
-    return head | ({"properties": properties} if properties else {}) | rest
-
-
-def _property(raw: Document) -> Document:
-    if "$ref" in raw:
-        return raw
-    flat = {key: value for key, value in raw.items() if key not in {"title", "default"}}
-    kinds = flat.get("anyOf", [])
-    if {"type": "null"} in kinds:
-        (kind,) = (kind for kind in kinds if kind != {"type": "null"})
-        del flat["anyOf"]
-        flat |= kind
-    head = {key: flat.pop(key) for key in ("type", "description") if key in flat}
-    return head | flat
+def _filled(value: Any, names: dict[str, str]) -> Any:
+    match value:
+        case str():
+            return Template(value).safe_substitute(names)
+        case dict():
+            return {name: _filled(each, names) for name, each in value.items()}
+        case list():
+            return [_filled(each, names) for each in value]
+        case _:
+            return value

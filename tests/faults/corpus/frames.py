@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.faults.corpus import amqp
-from tests.faults.corpus.case import CANARY, Case
+from tests.faults.corpus.case import CANARY, OTHER_TYPE, Case
 from tests.faults.corpus.properties import both
-from tests.faults.corpus.series import Series, named
+from tests.faults.corpus.series import Series, body_of, named
 
 NO_UTF8 = (b"\xff", b"\xc3", b"\xff\xfe\x00", b"\xed\xa0\x80", b"\xc0\xaf", b"\x80" * 255, b"a\xe9")
 
@@ -18,9 +18,12 @@ def _headers(*fields: bytes) -> dict[str, bytes]:
 
 @named("properties that are no UTF-8")
 def no_utf8(series: Series) -> Iterator[Case]:
-    for name in ("content_type", "reply_to", "message_id", "type", "app_id"):
+    for name in ("content_type", "reply_to", "message_id", "app_id"):
         for raw in NO_UTF8:
             yield from both(series, f"{raw[:4]!r} in {name}", {name: amqp.short(raw)})
+    for raw in NO_UTF8:
+        properties, body = {"type": amqp.short(raw)}, body_of(series.order())
+        yield series.dead(f"{raw[:4]!r} in type", body, OTHER_TYPE, properties=properties)
     for raw in NO_UTF8:
         properties = {"correlation_id": amqp.short(raw)}
         yield from both(series, f"{raw[:4]!r} in correlation_id", properties, correlation=None)

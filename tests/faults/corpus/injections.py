@@ -82,7 +82,7 @@ def _everywhere(series: Series, texts: tuple[str, ...]) -> Iterator[Case]:
         yield series.no_order(f"{what} in totalAmount", series.order(totalAmount=f"5{text}5"))
         header = amqp.table(amqp.text(f"x-{text}"[:100], f"{text}{CANARY}{text}"))
         fields = series.order(totalAmount=0)
-        properties = {"headers": header, "type": amqp.short(text), "app_id": amqp.short(text)}
+        properties = {"headers": header, "reply_to": amqp.short(text), "app_id": amqp.short(text)}
         yield series.no_order(f"{what} in headers of poison", fields, properties=properties)
 
 

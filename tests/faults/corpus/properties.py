@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.faults.corpus import amqp
-from tests.faults.corpus.case import CANARY, UNSUPPORTED, Case
+from tests.faults.corpus.case import CANARY, OTHER_TYPE, UNSUPPORTED, Case
 from tests.faults.corpus.series import Properties, Series, body_of, named
 
 TEXTS = (
@@ -151,9 +151,13 @@ def timestamps(series: Series) -> Iterator[Case]:
 
 @named("types and app ids")
 def types(series: Series) -> Iterator[Case]:
-    events = ("OrderProcessed", "OrderFailed", "OrderCancelled", "DeadLetter", "ordercreated")
+    events = ("OrderProcessed", "OrderFailed", "OrderCreated.v2", "DeadLetter", "ordercreated")
     for what, properties in _shorts("type", events + TEXTS):
-        yield from both(series, f"type {what}", properties)
+        if what.startswith(("'ordercreated'", "'' ", "' ' ", "'\\r\\n' ")):
+            yield from both(series, f"type {what}", properties)
+        else:
+            body = body_of(series.order())
+            yield series.dead(f"type {what}", body, OTHER_TYPE, properties=properties)
     for what, properties in _shorts("app_id", ("order-service", *TEXTS)):
         yield from both(series, f"app id {what}", properties)
 
@@ -172,7 +176,7 @@ def together(series: Series) -> Iterator[Case]:
         "expiration": amqp.short("4294967295"),
         "message_id": long,
         "timestamp": amqp.timestamp(2**64 - 1),
-        "type": long,
+        "type": amqp.short("Shop.OrderCreated, Shop"),
         "app_id": long,
     }
     yield from both(series, "every property", everything)

@@ -11,6 +11,7 @@ import pytest
 from order_contracts import FailureReason
 from service.config.settings import Settings
 from service.domain.errors import Refusal
+from service.domain.message_type import other_type
 from service.inbound import Candidate, Refused
 from service.outbox.envelope import (
     MAX_DETAILS,
@@ -22,6 +23,7 @@ from service.outbox.envelope import (
 )
 from service.outbox.publisher import properties_of
 from service.rabbitmq.delivery import Delivery
+from service.rabbitmq.origin import content_type, named_types
 from service.rabbitmq.topology import Topology
 from tests.factories import delivery, order_created, order_created_json
 
@@ -80,19 +82,61 @@ def test_an_event_is_a_cloud_event_and_the_same_one_each_time_it_is_published() 
     event_id = "019a2f4b-7c00-7b3e-9d52-6f0e5a1c8d47"
     published = properties_of(to_publish(row | {"event_id": event_id}))
     assert published["headers"] == {
-        "cloudEvents:specversion": "1.0",
-        "cloudEvents:id": event_id,
-        "cloudEvents:source": "/order-service",
-        "cloudEvents:type": "OrderProcessed",
-        "cloudEvents:subject": "order-101",
-        "cloudEvents:time": "2025-10-29T09:27:47.456+00:00",
+        "cloudEvents_specversion": "1.0",
+        "cloudEvents_id": event_id,
+        "cloudEvents_source": "/order-service",
+        "cloudEvents_type": "OrderProcessed",
+        "cloudEvents_subject": "order-101",
+        "cloudEvents_time": "2025-10-29T09:27:47.456+00:00",
         "traceparent": TRACE_PARENT,
     }
 
 
-def test_a_dead_letter_is_no_event_of_ours() -> None:
-    row = EVENTS.dead_letter(refused(delivery(b"{")), new_id(), NOW)
-    assert all(key.startswith("x-") for key in properties_of(to_publish(row))["headers"])
+def test_a_dead_letter_is_an_event_of_ours_whatever_its_original_was() -> None:
+    sent = {"cloudEvents:type": "Other", "cloudEvents_id": "o-1", "tenant": "t-1"}
+    letter_id = new_id()
+    each = refused(delivery(b"{", headers=sent, type="Other", content_type="application/json"))
+    published = properties_of(to_publish(EVENTS.dead_letter(each, letter_id, NOW)))
+    headers = published["headers"]
+    assert published["content_type"] == "application/octet-stream"
+    assert (headers["cloudEvents_type"], headers["cloudEvents_id"]) == ("DeadLetter", letter_id)
+    assert "cloudEvents:type" not in headers
+    assert headers["x-original-cloudEvents:type"] == "Other"
+    assert headers["x-original-cloudEvents_id"] == "o-1"
+    assert headers["x-original-type"] == "Other"
+    assert headers["x-original-content-type"] == "application/json"
+    assert headers["tenant"] == "t-1"
+
+
+def test_a_dead_letter_that_comes_back_is_read_as_its_original_was() -> None:
+    sent = {"cloudEvents_type": "Other", "cloudEvents_id": "o-1"}
+    structured = "application/cloudevents+json"
+    each = refused(delivery(b"{", headers=sent, type="OrderCreated", content_type=structured))
+    for _ in range(2):  # by this installation, and by another one after it
+        letter_id = new_id()
+        copy = properties_of(to_publish(EVENTS.dead_letter(each, letter_id, NOW)))
+        raw = delivery(
+            b"{",
+            headers=copy["headers"],
+            message_id=letter_id,
+            app_id=copy["app_id"],
+            type="DeadLetter",
+            content_type=copy["content_type"],
+        ).raw
+        assert content_type(raw) == structured
+        kind, headers = named_types(raw)
+        assert kind == "OrderCreated"
+        assert headers["cloudEvents_type"] == "Other"
+        assert other_type(kind, headers) == "header cloudevents_type"
+        each = refused(Delivery(raw, "order_created_queue"))
+
+
+def test_another_type_stays_one_where_the_header_that_named_it_was_too_large() -> None:
+    sent = {"ce-type": "Other", "h": "x" * 100_000}
+    each = refused(delivery(b"{}", headers=sent), FailureReason.UNSUPPORTED_TYPE)
+    headers = properties_of(to_publish(EVENTS.dead_letter(each, new_id(), NOW)))["headers"]
+    headers["x-dead-letter-id"] = new_id()
+    assert other_type(*named_types(delivery(b"{}", headers=headers).raw)) == "type"
 
 
 def test_trace_and_correlation_travel_through() -> None:
@@ -136,11 +180,12 @@ def test_a_dead_letter_is_the_original_with_its_reason() -> None:
     each = delivery(b"\x00\xff{", headers={"h": 1, "CC": ["x"]}, content_type="text/plain")
     row = EVENTS.dead_letter(refused(each), "letter", NOW)
     assert row["payload"] == b"\x00\xff{"
-    assert row["content_type"] == "text/plain"
+    assert row["content_type"] == "application/octet-stream"
     assert (row["event_id"], row["routing_key"]) == ("letter", "order.dead_letter")
     assert row["headers"] == {
         "h": 1,
         "x-original-CC": ["x"],
+        "x-original-content-type": "text/plain",
         "x-dead-letter-id": "letter",
         "x-failure-reason": "INVALID_JSON",
         "x-failure-details": "body: not JSON at line 1, column 1",
