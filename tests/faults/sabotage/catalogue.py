@@ -145,7 +145,7 @@ SABOTAGES = (
         "handed-over-early",
         "events are handed to the relay before the transaction commits",
         CUT_LINKS,
-        Invariant.NO_EVENT_WITHOUT_CAUSE,
+        Invariant.SAME_EVENT_SAME_PAYLOAD,
         (
             Edit(
                 "service/consumer/batcher.py",
