@@ -38,7 +38,8 @@ _BODY = "|".join(
 _FAULT = rf"(?:(?:{_FIELD}): (?:{_RULES})|body: (?:{_BODY}))"
 _DETAILS = re.compile(
     rf"{_FAULT}(?:; {_FAULT}){{0,4}}(?:; and \d+ more)?"
-    "|content-encoding: must be absent, identity or UTF-8; send the JSON as it is",
+    "|content-encoding: must be absent, identity or UTF-8; send the JSON as it is"
+    r"|(?:type|header [a-z][a-z0-9_:.-]*): must name OrderCreated(?:, or be absent)?",
     re.ASCII,
 )
 

@@ -152,8 +152,9 @@ def timestamps(series: Series) -> Iterator[Case]:
 @named("types and app ids")
 def types(series: Series) -> Iterator[Case]:
     events = ("OrderProcessed", "OrderFailed", "OrderCreated.v2", "DeadLetter", "ordercreated")
-    for what, properties in _shorts("type", events + TEXTS):
-        if what.startswith(("'ordercreated'", "'' ", "' ' ", "'\\r\\n' ")):
+    texts = events + TEXTS
+    for text, (what, properties) in zip(texts, _shorts("type", texts), strict=True):
+        if not text.strip() or text == "ordercreated":
             yield from both(series, f"type {what}", properties)
         else:
             body = body_of(series.order())
