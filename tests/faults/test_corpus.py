@@ -215,7 +215,7 @@ def test_an_explanation_names_fields_and_rules_and_a_label_a_reason(evidence: Ev
     assert [each for each in details if not says_only_rules(each)] == []
     labels = {line for line in evidence.metrics.splitlines() if line.startswith("orders_dead")}
     reasons = {case.expected.reason for case in evidence.sent if isinstance(case.expected, Dead)}
-    assert len(labels) <= 2 * len(reasons | {"UNSTORABLE"})  # a count and the time of its start
+    assert len(labels) <= 2 * len(reasons)  # a count and the time of its start
 
 
 def test_a_copy_is_told_apart_by_its_id(evidence: Evidence) -> None:
